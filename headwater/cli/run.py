@@ -1,0 +1,335 @@
+"""`run_downstream.py` and `headwater run`: train, evaluate, predict."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from headwater.cli import s3prl
+from headwater.config import RunConfig, flatten, merge, parse_overrides, read_yaml, validate
+from headwater.errors import UsageError, nearest
+from headwater.paths import expert_root
+from headwater.registry import add_plugin, downstreams, upstreams
+
+if TYPE_CHECKING:
+    pass
+
+EPILOG = """examples:
+  python run_downstream.py -u fbank_no_cmvn -d speaker                       the demo: nothing to prepare
+  python run_downstream.py -u fbank_no_cmvn -d speaker --data corpus.csv     your data
+  python run_downstream.py -u MyModel --plugin my_model.py -d phone          your model
+  python run_downstream.py -m evaluate -e RUN_FOLDER                         score a finished run again
+  python run_downstream.py -m predict -e RUN_FOLDER a.wav b.wav              answers for files
+`headwater ls` lists names, `headwater show NAME` explains one; docs/ has the rest."""
+
+
+def parser() -> argparse.ArgumentParser:
+    """The flags, with S3PRL's letters and words."""
+    top = argparse.ArgumentParser(
+        prog="run_downstream.py",
+        description="Evaluate a speech representation on a task.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    add = top.add_argument
+    add("files", nargs="*", type=Path, help="predict: audio files or folders")
+    add(
+        "-m",
+        "--mode",
+        choices=("train", "evaluate", "predict", "inference"),
+        default="train",
+        help="train (and test), evaluate or predict with a finished run (-e)",
+    )
+    what = top.add_argument_group("what is asked of which representation")
+    what.add_argument("-u", "--upstream", metavar="NAME", help="the representation")
+    what.add_argument("-d", "--downstream", metavar="NAME", help="the task")
+    what.add_argument("-k", "--upstream_ckpt", metavar="FILE", help="weights, for upstreams that take a file")
+    what.add_argument(
+        "-g", "--upstream_model_config", metavar="FILE", help="YAML with settings of the upstream or its front-end"
+    )
+    what.add_argument(
+        "-s",
+        "--upstream_feature_selection",
+        metavar="KEY",
+        choices=("hidden_states", "last_hidden_state"),
+        help="hidden_states (learned weighted sum) or last_hidden_state",
+    )
+    what.add_argument(
+        "-l", "--upstream_layer_selection", metavar="N", type=int, help="one layer, from 0; negative from the end"
+    )
+    what.add_argument("--weighted_sum", action="store_true", help="learned weighted sum of all layers (the default)")
+    what.add_argument(
+        "--upstream_feature_normalize", action="store_true", help="layer norm of every hidden state before the sum"
+    )
+    what.add_argument("-f", "--upstream_trainable", "--fine_tune", action="store_true", help="fine-tune the upstream")
+    what.add_argument("--upstream_lr", metavar="LR", type=float, help="its own learning rate when fine-tuned")
+    what.add_argument(
+        "--plugin",
+        metavar="PATH",
+        action="append",
+        default=[],
+        help="a Python file or folder with an upstream or task of yours",
+    )
+    data = top.add_argument_group("data")
+    data.add_argument("--data", metavar="PATH", help="a CSV or a corpus folder; the demo corpus when not given")
+    data.add_argument(
+        "--limit", metavar="N", type=int, help="at most N utterances of each split, for trying things out"
+    )
+    data.add_argument(
+        "--skip-bad-audio", action="store_true", help="go on without broken files; the result says how many"
+    )
+    how = top.add_argument_group("settings and results")
+    how.add_argument(
+        "-c", "--config", metavar="FILE", help="YAML with settings, or the name of a recipe in config/downstream/TASK"
+    )
+    how.add_argument("-v", "--downstream_variant", metavar="NAME", help="a recipe in config/downstream/TASK, by name")
+    how.add_argument(
+        "-o",
+        "--override",
+        metavar="KEY=VALUE",
+        action="append",
+        default=[],
+        help="one setting, such as optimizer.lr=1e-3; repeat it, or separate several by ,,",
+    )
+    how.add_argument("-n", "--expname", metavar="NAME", help="the run's name: result/downstream/NAME")
+    how.add_argument("-p", "--expdir", metavar="DIR", help="the run's folder, exactly there")
+    how.add_argument(
+        "-e",
+        "--past_exp",
+        metavar="DIR",
+        help="a run: its settings (train goes on with it, evaluate and predict use it)",
+    )
+    how.add_argument("-i", "--init_ckpt", metavar="DIR", help="start from the weights of this run")
+    how.add_argument("-a", "--auto_resume", action="store_true", help="always on; kept for S3PRL's users")
+    how.add_argument(
+        "-r", "--upstream_refresh", action="store_true", help="kept for S3PRL's users: nothing here is downloaded"
+    )
+    how.add_argument(
+        "-t",
+        "--evaluate_split",
+        metavar="SPLIT",
+        help="evaluate: which split (default: test); inference: an audio file",
+    )
+    how.add_argument(
+        "--out",
+        metavar="FILE",
+        type=Path,
+        help="predict: where to write (.jsonl or .csv); standard output when not given",
+    )
+    how.add_argument("--fresh", action="store_true", help="start over where a run of these settings exists")
+    how.add_argument("--bundle", action="store_true", help="put the frozen upstream's weights into the run folder, too")
+    how.add_argument(
+        "--dry-run", action="store_true", help="check everything and show the plan; train and write nothing"
+    )
+    how.add_argument("--seed", type=int, help="of initialisation, data order and dropout (default 1337)")
+    how.add_argument("--device", help="cpu, cuda, cuda:1 ... (default: cuda where there is one)")
+    return top
+
+
+def settings_of(args: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
+    """Command line over YAML over the task's card, as nested settings, and notes for the user."""
+    notes: list[str] = []
+    base: dict[str, Any] = {}
+    if args.past_exp is not None:
+        base = read_yaml(run_path(args.past_exp) / "config.yaml")
+    name = args.downstream or base.get("downstream")
+    upstream = args.upstream or base.get("upstream", {}).get("name")
+    if name is None or upstream is None:
+        lists = f"tasks: {', '.join(card.name for card in downstreams)}; upstreams: {', '.join(card.name for card in upstreams)}"
+        raise UsageError(f"-u UPSTREAM and -d TASK are needed ({lists})")
+    card = downstreams[name]
+    layers: list[dict[str, Any]] = [card.config, base]
+    for recipe in (args.config, args.downstream_variant):
+        if recipe is not None:
+            read, more = s3prl.translate_config(read_yaml(recipe_path(recipe, card.folder.name)))
+            layers.append(read)
+            notes += more
+    layers.append({"upstream": {"name": upstream}, "downstream": name})
+    layers.append(_flags(args))
+    overrides, more = s3prl.translate_config(parse_overrides(args.override))
+    layers.append(overrides)
+    merged = merge(*layers)
+    # A list of settings that the front-end's config replaces as a whole must not be mixed with the defaults of another.
+    return merged, notes + more
+
+
+def _flags(args: argparse.Namespace) -> dict[str, Any]:
+    """What flags say, in settings; a flag that was not given says nothing."""
+    if args.weighted_sum and (
+        args.upstream_layer_selection is not None or args.upstream_feature_selection == "last_hidden_state"
+    ):
+        raise UsageError("--weighted_sum asks for all layers, -l and -s last_hidden_state for one: give one of them")
+    upstream: dict[str, Any] = {}
+    if args.upstream_model_config is not None:
+        upstream["config"] = read_yaml(args.upstream_model_config)
+    for key, value in (
+        ("ckpt", args.upstream_ckpt),
+        ("selection", "hidden_states" if args.weighted_sum else args.upstream_feature_selection),
+        ("layer", args.upstream_layer_selection),
+        ("lr", args.upstream_lr),
+        ("normalize", args.upstream_feature_normalize or None),
+        ("trainable", args.upstream_trainable or None),
+    ):
+        if value is not None:
+            upstream[key] = value
+    data = {
+        key: value
+        for key, value in (("path", args.data), ("limit", args.limit), ("skip_bad_audio", args.skip_bad_audio or None))
+        if value is not None
+    }
+    return {"upstream": upstream, "data": data, **({"seed": args.seed} if args.seed is not None else {})}
+
+
+def recipe_path(name: str, task: str) -> Path:
+    """A YAML file, or the recipe of this name of the task."""
+    if Path(name).suffix in (".yaml", ".yml") or Path(name).is_file():
+        return Path(name)
+    folder = expert_root("config") / "downstream" / task
+    known = sorted(file.stem for file in folder.glob("*.yaml"))
+    if name not in known:
+        raise UsageError(
+            f"{name!r} is neither a YAML file nor a recipe of {task!r}.{nearest(name, known)} Recipes: {', '.join(known) or 'none'}."
+        )
+    return folder / f"{name}.yaml"
+
+
+def run_path(text: str) -> Path:
+    """A run folder; a file in it or in its checkpoint/ names it, too."""
+    path = Path(text)
+    for folder in (path, path.parent, path.parent.parent):
+        if (folder / "config.yaml").is_file():
+            return folder
+    raise UsageError(f"-e {text}: no run there (a run folder holds config.yaml)")
+
+
+def say(line: str) -> None:
+    print(line, flush=True)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Parse, build, run, report."""
+    notes: list[str] = []
+    if s3prl.is_2020(arguments):
+        arguments, notes = s3prl.translate_2020(arguments)
+    args = parser().parse_intermixed_args(list(arguments))
+    for plugin in args.plugin:
+        add_plugin(plugin)
+    if args.mode in ("evaluate", "predict", "inference"):
+        if args.past_exp is None:
+            raise UsageError(f"-m {args.mode} needs -e RUN_FOLDER, the run to use")
+        if args.upstream or args.downstream or args.config:
+            raise UsageError(
+                f"-m {args.mode} takes upstream, task and settings from the run folder; leave -u, -d and -c out"
+            )
+        return _evaluate(args) if args.mode == "evaluate" else _predict(args)
+    if args.files:
+        raise UsageError(f"{args.files[0]}: files are for -m predict; data to train on goes behind --data")
+    settings, more = settings_of(args)
+    for note in [*notes, *more]:
+        say(f"note       {note}")
+    config = validate(RunConfig, settings)
+    if config.upstream.lr is not None and not config.upstream.trainable:
+        raise UsageError("upstream.lr (--upstream_lr) has a meaning only with -f (--fine_tune)")
+    if config.upstream.freeze and not config.upstream.trainable:
+        raise UsageError("upstream.freeze has a meaning only with -f (--fine_tune); a frozen upstream is frozen whole")
+    if args.expname and args.expdir:
+        raise UsageError("-n names a run in result/downstream, -p its whole folder: give one of them")
+    return _train(args, config)
+
+
+def _train(args: argparse.Namespace, config: RunConfig) -> int:
+    folder = (
+        Path(args.expdir) if args.expdir else Path("result") / "downstream" / args.expname if args.expname else None
+    )
+    if folder is None and args.past_exp:
+        folder = run_path(args.past_exp)
+    from headwater.train.runner import run
+
+    result = run(
+        config, folder=folder, device=args.device, fresh=args.fresh, dry_run=args.dry_run, bundle=args.bundle,
+        init_ckpt=Path(args.init_ckpt) if args.init_ckpt else None, say=say,
+    )  # fmt: skip
+    if result:
+        report(result)
+    return 0
+
+
+def report(result: dict[str, Any]) -> None:
+    """The answer, each number with its interval; what must be known about it comes last."""
+    from headwater.metrics import Metric
+
+    for split, group in result["metrics"].items():
+        for name, content in group.items():
+            metric = Metric.from_json(content)
+            chance = f", chance {metric.chance:.2f} {metric.unit}".rstrip() if metric.chance is not None else ""
+            over = f", {metric.clusters} clusters" if metric.clusters not in (None, metric.n) else ""
+            say(f"{split:<10} {name} {metric.describe()}, n = {metric.n}{over}{chance}")
+    if result.get("folder"):
+        say(f"result     {result['folder']} (report.html shows it)")
+    for note in result["notes"]:
+        if "not distinguishable from chance" in note:
+            say(f"WARNING    {note}")
+
+
+def _evaluate(args: argparse.Namespace) -> int:
+    from headwater.train.runner import extract, reopen, score
+
+    path = run_path(args.past_exp)
+    overrides = merge({k: v for k, v in _flags(args).items() if k in ("data", "seed")}, parse_overrides(args.override))
+    _only_data(overrides)
+    parts = reopen(path, data=args.data, device=args.device, overrides=overrides, say=say, with_data=True)
+    split = args.evaluate_split or "test"
+    if not parts.items.get(split):
+        raise UsageError(f"-t {split}: this data has the splits {', '.join(parts.items)}")
+    parts.items = {split: parts.items[split]}
+    extract(parts)
+    scores = score(parts, [split])[split]
+    metrics = scores.result(seed=parts.config.seed)
+    report({"metrics": {split: {name: metric.to_json() for name, metric in metrics.items()}}, "notes": parts.notes})
+    if args.out is not None:
+        from headwater.results.files import write_rows
+
+        write_rows(args.out, scores.rows())
+        say(f"scores     {args.out}")
+    return 0
+
+
+def _only_data(overrides: dict[str, Any]) -> None:
+    other = [key for key in flatten(overrides) if not key.startswith(("data.", "batch.", "store.", "upstream.ckpt"))]
+    if other:
+        raise UsageError(
+            f"-o {other[0]}: a finished run keeps its settings; only data.*, batch.*, store.* and upstream.ckpt can be given to -m evaluate and -m predict"
+        )
+
+
+def _predict(args: argparse.Namespace) -> int:
+    from headwater.train.predict import predict, write_predictions
+    from headwater.train.runner import reopen
+
+    files = [
+        *args.files,
+        *([Path(args.evaluate_split)] if args.mode == "inference" and args.evaluate_split else []),
+        *([Path(args.data)] if args.data else []),
+    ]
+    if not files:
+        raise UsageError(
+            "-m predict needs audio files or folders: run_downstream.py -m predict -e RUN_FOLDER a.wav FOLDER"
+        )
+    overrides = merge({"data": {"skip_bad_audio": True}} if args.skip_bad_audio else {}, parse_overrides(args.override))
+    _only_data(overrides)
+    quiet = args.out is None
+    parts = reopen(
+        run_path(args.past_exp),
+        data=None,
+        device=args.device,
+        overrides=overrides,
+        say=(lambda line: print(line, file=sys.stderr)) if quiet else say,
+        with_data=False,
+    )
+    rows = predict(parts, files)
+    write_predictions(rows, args.out)
+    return 0

@@ -1,0 +1,42 @@
+"""How every command ends: its exit code, and words instead of a traceback where the user can do something about it."""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+from collections.abc import Callable, Sequence
+
+from headwater.errors import HeadwaterError
+
+# Read by OpenMP when torch is first imported: idle threads that spin make every small operation many times slower where processors are shared.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+Command = Callable[[Sequence[str]], int]
+
+
+def guarded(command: Command, arguments: Sequence[str]) -> int:
+    """Run a command. 0 done, 2 usage or configuration, 3 data, 1 anything else; a fault of ours keeps its traceback."""
+    try:
+        return command(arguments)
+    except HeadwaterError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        return 1
+    except BrokenPipeError:
+        # The reader (`| head`) has what it wanted. Python would complain once more when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EFBIG):
+            raise
+        print(
+            f"error: {error.filename or 'a file'}: {error.strerror}; free some space, or choose another folder with -p",
+            file=sys.stderr,
+        )
+        return 1
+    except MemoryError:
+        print("error: out of memory; lower batch.seconds, batch.size or store.memory_gib", file=sys.stderr)
+        return 1

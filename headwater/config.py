@@ -1,0 +1,305 @@
+"""Typed settings. Defaults live here; a task's card, a YAML file and `-o key=value` lie over them, in this order. Nothing is ever evaluated.
+
+The keys keep S3PRL's words where it has one (`runner.total_steps`, `optimizer.lr`, ...).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import types
+import typing
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from headwater.errors import UsageError, nearest
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+class Section(BaseModel):
+    """A group of settings; an unknown key is an error."""
+
+    model_config = ConfigDict(extra="forbid", validate_default=True)
+
+
+class UpstreamConfig(Section):
+    """Which representation is asked, and which of its layers."""
+
+    name: str
+    ckpt: str | None = None
+    config: dict[str, Any] = Field(default_factory=dict, description="settings of the model or its front-end (-g FILE)")
+    selection: Literal["hidden_states", "last_hidden_state"] = Field(
+        "hidden_states", description="learned weighted sum of all layers, or the last layer"
+    )
+    layer: int | None = Field(None, description="one layer only, counted from 0; negative from the end")
+    normalize: bool = Field(False, description="layer norm of every hidden state before the sum")
+    trainable: bool = Field(False, description="fine-tune the upstream")
+    lr: float | None = Field(
+        None, gt=0, description="learning rate of the fine-tuned upstream; the head's when not given"
+    )
+    freeze: list[str] = Field(
+        default_factory=list, description="prefixes of upstream parameter names that stay frozen while fine-tuning"
+    )
+
+
+class DataConfig(Section):
+    """Where the data lies and how audio is read."""
+
+    path: str | None = Field(None, description="CSV file, corpus folder or trial list; the demo corpus when not given")
+    root: str | None = Field(None, description="folder that relative paths start from")
+    reader: str = "auto"
+    labels: str | None = Field(None, description="frame labels: a CPC file, or .lab / TextGrid files")
+    label_column: str | None = Field(None, description="the CSV column to classify")
+    trials: str | None = Field(None, description="verification trials: LABEL PATH PATH")
+    train_list: str | None = None
+    dev_list: str | None = None
+    test_list: str | None = None
+    split_file: str | None = Field(None, description="VoxCeleb's iden_split.txt, where it is not beside the corpus")
+    splits: Literal["auto", "make"] = Field(
+        "auto", description="auto keeps the corpus' own splits; make replaces them by made ones"
+    )
+    min_utterances: int = Field(1, ge=1, description="speakers (classes) with fewer utterances are left out")
+    channel: str | int = Field("single", description="single (more channels are an error), mean, or a channel number")
+    resample: bool = Field(False, description="resample audio of another rate instead of refusing it")
+    skip_bad_audio: bool = False
+    limit: int | None = Field(None, ge=1, description="at most so many utterances of each split: for trying things out")
+
+
+class OptimizerConfig(Section):
+    name: Literal["AdamW", "Adam", "SGD"] = "AdamW"
+    lr: float = Field(1e-3, gt=0)
+    weight_decay: float = Field(0.0, ge=0)
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = Field(1e-8, gt=0)
+    momentum: float = Field(0.0, ge=0)
+
+
+class SchedulerConfig(Section):
+    """A schedule of `transformers.get_scheduler`."""
+
+    name: Literal["constant", "constant_with_warmup", "linear", "cosine", "polynomial", "inverse_sqrt"] = "constant"
+    warmup_steps: int = Field(0, ge=0)
+    warmup_ratio: float = Field(0.0, ge=0, lt=1, description="warm-up as a share of total_steps")
+
+    @model_validator(mode="after")
+    def _one_warmup(self) -> SchedulerConfig:
+        if self.warmup_steps and self.warmup_ratio:
+            raise ValueError("give warmup_steps or warmup_ratio, not both")
+        if self.name == "constant" and (self.warmup_steps or self.warmup_ratio):
+            raise ValueError("the constant schedule has no warm-up; use constant_with_warmup")
+        return self
+
+
+class RunnerConfig(Section):
+    total_steps: int = Field(2000, ge=1)
+    epochs: int | None = Field(None, ge=1, description="passes over the training data; replaces total_steps")
+    gradient_clipping: float = Field(1.0, gt=0)
+    gradient_accumulate_steps: int = Field(1, ge=1)
+    log_step: int = Field(50, ge=1)
+    eval_step: int = Field(200, ge=1)
+    save_step: int = Field(200, ge=1)
+    patience: int | None = Field(None, ge=1, description="stop after so many evaluations on dev without a better one")
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+
+
+class BatchConfig(Section):
+    """A batch holds at most `size` utterances and at most `seconds` of audio, padding included."""
+
+    size: int = Field(32, ge=1)
+    seconds: float = Field(400.0, gt=0)
+
+
+class SpecAugConfig(Section):
+    """SpecAugment (https://arxiv.org/abs/1904.08779) on what the head sees, in training only."""
+
+    time_masks: int = Field(2, ge=0)
+    time_width: int = Field(70, ge=0, description="frames, at most")
+    frequency_masks: int = Field(2, ge=0)
+    frequency_width: int = Field(9, ge=0, description="feature dimensions, at most")
+
+
+class StoreConfig(Section):
+    """Frozen features are computed once and kept in memory where they fit."""
+
+    memory_gib: float = Field(4.0, ge=0)
+
+
+class RunConfig(Section):
+    """Everything that decides an evaluation."""
+
+    upstream: UpstreamConfig
+    downstream: str
+    task: dict[str, Any] = Field(default_factory=dict, description="the task's own settings (`headwater show TASK`)")
+    data: DataConfig = Field(default_factory=DataConfig)
+    optimizer: OptimizerConfig = Field(default_factory=OptimizerConfig)
+    scheduler: SchedulerConfig = Field(default_factory=SchedulerConfig)
+    runner: RunnerConfig = Field(default_factory=RunnerConfig)
+    batch: BatchConfig = Field(default_factory=BatchConfig)
+    specaug: SpecAugConfig | None = None
+    store: StoreConfig = Field(default_factory=StoreConfig)
+    seed: int = Field(1337, ge=0)
+
+
+# Settings that say where things lie, how often something is printed or how memory is spent, not what comes out. Data is identified by its content.
+NEUTRAL = (
+    "data.path",
+    "data.root",
+    "data.labels",
+    "data.trials",
+    "data.train_list",
+    "data.dev_list",
+    "data.test_list",
+    "data.split_file",
+    "runner.log_step",
+    "runner.save_step",
+    "store",
+)
+
+
+def validate(model: type[Model], settings: Mapping[str, Any], where: str = "") -> Model:
+    """`model(**settings)`, or `UsageError` with every wrong key by its full dotted name and the nearest known one."""
+    try:
+        return model.model_validate(dict(settings))
+    except ValidationError as error:
+        lines = []
+        for item in error.errors():
+            path = [str(part) for part in item["loc"]]
+            key = ".".join([where, *path] if where else path)
+            if item["type"] == "extra_forbidden":
+                known = _keys_at(model, path[:-1])
+                lines.append(f"unknown setting {key!r}.{nearest(path[-1], known)} Known here: {', '.join(known)}.")
+            elif item["type"] == "missing":
+                lines.append(f"setting {key!r} is missing")
+            else:
+                lines.append(f"setting {key!r}: {item['msg'].removeprefix('Value error, ')}; got {item['input']!r}")
+        raise UsageError("\n".join(lines)) from None
+
+
+def _keys_at(model: type[BaseModel], path: list[str]) -> list[str]:
+    for part in path:
+        field = model.model_fields.get(part)
+        inner = _model_in(field.annotation) if field else None
+        if inner is None:
+            return []
+        model = inner
+    return sorted(model.model_fields)
+
+
+def _model_in(annotation: Any) -> type[BaseModel] | None:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    if typing.get_origin(annotation) in (typing.Union, types.UnionType):
+        return next((found for part in typing.get_args(annotation) if (found := _model_in(part))), None)
+    return None
+
+
+class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
+    """Safe YAML in which `1e-3` is a number (YAML 1.1 wants a dot) and a key given twice is an error."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(?:[0-9][0-9_]*\.?[0-9_]*|\.[0-9_]+)[eE][-+]?[0-9]+$"),
+    list("-+0123456789."),
+)
+
+
+def _mapping(loader: Any, node: Any) -> dict[Any, Any]:
+    keys = [loader.construct_object(key) for key, _ in node.value]
+    twice = next((key for key in keys if keys.count(key) > 1), None)
+    if twice is not None:
+        raise yaml.constructor.ConstructorError(None, None, f"the key {twice!r} stands here twice", node.start_mark)
+    return dict(yaml.SafeLoader.construct_mapping(loader, node, deep=True))
+
+
+_Loader.add_constructor("tag:yaml.org,2002:map", _mapping)
+
+
+def read_yaml(path: str | Path) -> dict[str, Any]:
+    """The mapping in a YAML file. `UsageError` names the file and line of a fault."""
+    try:
+        settings = yaml.load(Path(path).read_text(encoding="utf-8-sig"), Loader=_Loader)
+    except FileNotFoundError:
+        raise UsageError(f"{path}: no such file") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path}: not readable ({error})") from None
+    except yaml.YAMLError as error:
+        raise UsageError(f"{path}: not YAML: {error}") from None
+    if settings is None:
+        return {}
+    if not isinstance(settings, dict):
+        raise UsageError(f"{path}: holds {type(settings).__name__}, not settings (key: value)")
+    return settings
+
+
+def parse_overrides(texts: list[str]) -> dict[str, Any]:
+    """`["optimizer.lr=1e-3", "config.runner.total_steps=10,,args.seed=2"]` -> nested settings. Values are YAML scalars or lists, never code."""
+    settings: dict[str, Any] = {}
+    for item in (part for text in texts for part in text.split(",,")):
+        key, equals, value = item.partition("=")
+        parts = key.strip().split(".")
+        if parts[0] in ("config", "args") and len(parts) > 1:
+            parts = parts[1:]
+        if not equals or not all(parts):
+            raise UsageError(
+                f"-o {item!r}: write it as key=value, such as optimizer.lr=1e-3 (several: separated by ,, or by another -o)"
+            )
+        try:
+            parsed = yaml.load(value, Loader=_Loader)
+        except yaml.YAMLError:
+            parsed = value
+        target = settings
+        for part in parts[:-1]:
+            target = target.setdefault(part, {})
+            if not isinstance(target, dict):
+                raise UsageError(f"-o {item!r}: {part!r} was given a value before")
+        target[parts[-1]] = parsed
+    return settings
+
+
+def merge(*layers: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested settings, later layers over earlier ones. The layers stay as they are."""
+    merged: dict[str, Any] = {}
+    for layer in layers:
+        for key, value in layer.items():
+            held = merged.get(key)
+            merged[key] = (
+                merge(held, value)
+                if isinstance(held, dict) and isinstance(value, Mapping)
+                else merge(value)
+                if isinstance(value, Mapping)
+                else value
+            )
+    return merged
+
+
+def flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """`{"a": {"b": 1}}` -> `{"a.b": 1}`."""
+    flat: dict[str, Any] = {}
+    for key, value in settings.items():
+        if isinstance(value, Mapping) and value:
+            flat.update(flatten(value, f"{prefix}{key}."))
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def numbers(config: RunConfig) -> dict[str, Any]:
+    """The flat settings that change numbers, without those of `NEUTRAL`."""
+    flat = flatten(config.model_dump(mode="json"))
+    return {
+        key: value
+        for key, value in flat.items()
+        if not any(key == neutral or key.startswith(f"{neutral}.") for neutral in NEUTRAL)
+    }
+
+
+def fingerprint(*parts: Any) -> str:
+    """sha256 of the parts' canonical JSON."""
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, ensure_ascii=False, default=str).encode()).hexdigest()

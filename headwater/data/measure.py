@@ -1,0 +1,106 @@
+"""The length of every utterance, from the headers of the files, and which files cannot be used."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from headwater.data.corpus import Utterance
+from headwater.errors import DataError
+from headwater.progress import progress
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from headwater.audio import AudioInfo
+
+_SHOWN = 5
+Skipped = tuple[str, str, str]  # id, path, reason
+
+
+def measure(
+    utterances: Sequence[Utterance],
+    *,
+    sample_rate: int = 16000,
+    resample: bool = False,
+    channel: str | int = "single",
+    skip_bad: bool = False,
+) -> tuple[tuple[Utterance, ...], np.ndarray, list[Skipped]]:
+    """The usable utterances in their order, their samples at `sample_rate` (int64), and (id, path, reason) of those
+    left out.
+
+    Headers are read by a few threads, each file once. What is wrong inside a file shows itself only when it is decoded:
+    `headwater.audio.read` says so then.
+
+    Raises
+    ------
+    DataError: files that are missing, unreadable, empty or not of this rate and channel, or too short for their part;
+        the first five are named. With `skip_bad` they are left out, and only a corpus without any usable utterance is
+        an error.
+    """
+    import numpy as np
+
+    paths = list(dict.fromkeys(utterance.path for utterance in utterances))
+    with ThreadPoolExecutor(min(16, 4 * (os.cpu_count() or 1))) as pool:
+        headers = dict(
+            zip(paths, progress(pool.map(_header, paths), total=len(paths), what="reading audio headers"), strict=True)
+        )
+    usable, lengths, skipped = [], [], []
+    for utterance in utterances:
+        header = headers[utterance.path]
+        reason = header if isinstance(header, str) else _objection(utterance, header, sample_rate, resample, channel)
+        if reason is None and not isinstance(header, str):
+            usable.append(utterance)
+            lengths.append(_num_samples(utterance, header, sample_rate))
+        else:
+            skipped.append((utterance.id, str(utterance.path), str(reason)))
+    if skipped and (not skip_bad or not usable):
+        shown = "".join(f"\n  {reason}" for _, _, reason in skipped[:_SHOWN])
+        more = f"\n  and {len(skipped) - _SHOWN} more" if len(skipped) > _SHOWN else ""
+        advice = "" if skip_bad else "\nmend or remove them, or leave them out with -o data.skip_bad_audio=true"
+        raise DataError(f"{len(skipped)} of {len(utterances)} utterances cannot be used:{shown}{more}{advice}")
+    return tuple(usable), np.array(lengths, dtype=np.int64), skipped
+
+
+def _header(path: Path) -> AudioInfo | str:
+    """The header, or what is wrong."""
+    from headwater import audio
+
+    try:
+        return audio.info(path)
+    except DataError as error:
+        return str(error)
+
+
+def _objection(
+    utterance: Utterance, header: AudioInfo, sample_rate: int, resample: bool, channel: str | int
+) -> str | None:
+    """Why `headwater.audio.read` would refuse this utterance, as far as its header tells."""
+    if header.sample_rate != sample_rate and not resample:
+        return f"{utterance.path} has a sample rate of {header.sample_rate} Hz, but {sample_rate} Hz is needed (-o data.resample=true resamples)"
+    if channel == "single" and header.channels > 1:
+        return f"{utterance.path} has {header.channels} channels (choose with -o data.channel=mean|0|1)"
+    if isinstance(channel, int) and channel >= header.channels:
+        return f"{utterance.path} has {header.channels} channel(s), so there is no channel {channel} (they are counted from 0)"
+    first, last = _part(utterance, header)
+    if not 0 <= first < last <= header.num_samples:
+        start, end = utterance.start or 0.0, "the end" if utterance.end is None else f"{utterance.end:g} s"
+        return f"{utterance.path} is {header.num_samples / header.sample_rate:g} s long: {utterance.id} from {start:g} s to {end} lies outside or is empty"
+    if _num_samples(utterance, header, sample_rate) == 0:
+        return f"{utterance.path} leaves no sample of {utterance.id} at {sample_rate} Hz"
+    return None
+
+
+def _part(utterance: Utterance, header: AudioInfo) -> tuple[int, int]:
+    first = 0 if utterance.start is None else round(utterance.start * header.sample_rate)
+    last = header.num_samples if utterance.end is None else round(utterance.end * header.sample_rate)
+    return first, last
+
+
+def _num_samples(utterance: Utterance, header: AudioInfo, sample_rate: int) -> int:
+    """Samples that `headwater.audio.read` returns: soxr rounds the resampled length, halves upwards."""
+    first, last = _part(utterance, header)
+    return (2 * (last - first) * sample_rate + header.sample_rate) // (2 * header.sample_rate)

@@ -1,0 +1,238 @@
+"""Declared measures: what to compute from rows of per-utterance scores, as data that a result can carry.
+
+A row is a mapping with an `id` and whatever the measure reads. Rows are clustered by `speaker`, trials jointly by
+`speaker1` and `speaker2`. Everything is computed from rows, and only here, so that a run, a pooled table and a paired
+comparison cannot disagree.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from headwater.errors import DataError, nearest
+from headwater.metrics.base import Metric
+from headwater.metrics.bootstrap import Statistic, interval, resample
+from headwater.metrics.detection import Convention, check_convention, check_costs, eer_of_rates, min_dcf_of_rates
+from headwater.metrics.rows import Row, Table, same_data
+
+Floats = NDArray[np.float64]
+Bounds = tuple[float, float] | None
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """A sum over a sum, in percent when `unit` is "%": accuracy is Ratio("accuracy", "correct", "total")."""
+
+    kind: ClassVar[str] = "ratio"
+    name: str
+    numerator: str
+    denominator: str
+    unit: str = "%"
+    higher_is_better: bool = True
+    chance: float | None = None
+
+    def value(self, table: Table) -> float:
+        """In `unit`. Raises DataError when the denominators sum to 0."""
+        total = math.fsum(table.column(self.denominator))
+        if total == 0:
+            raise DataError(
+                f"{self.name}: the column {self.denominator!r} sums to 0, so there is nothing to divide by."
+            )
+        return self._scale * (math.fsum(table.column(self.numerator)) / total)
+
+    def statistic(self, table: Table) -> Statistic:
+        """The value of every resample."""
+        top, bottom = table.summed(self.numerator), table.summed(self.denominator)
+        return lambda drawn: self._scale * _quotient(top(drawn), bottom(drawn))
+
+    def bounds(self, table: Table) -> Bounds:
+        """The least and greatest possible value, if every row is a share of its denominator (unlike word errors)."""
+        top, bottom = table.column(self.numerator), table.column(self.denominator)
+        return (0.0, self._scale) if bool(np.all((top >= 0) & (top <= bottom))) else None
+
+    @property
+    def _scale(self) -> float:
+        return 100.0 if self.unit == "%" else 1.0
+
+    def to_json(self) -> dict[str, Any]:
+        """The declaration as plain JSON values, for `measure_from_json`."""
+        return _to_json(self)
+
+
+@dataclass(frozen=True)
+class Mean:
+    """The mean over rows of a column that is already in `unit`."""
+
+    kind: ClassVar[str] = "mean"
+    name: str
+    column: str
+    unit: str
+    higher_is_better: bool
+    chance: float | None = None
+
+    def value(self, table: Table) -> float:
+        """In `unit`."""
+        return math.fsum(table.column(self.column)) / len(table)
+
+    def statistic(self, table: Table) -> Statistic:
+        """The value of every resample."""
+        total, count = table.summed(self.column), table.summed(None)
+        return lambda drawn: _quotient(total(drawn), count(drawn))
+
+    def bounds(self, table: Table) -> Bounds:
+        """None: a mean has no bounds that its unit would tell."""
+        return None
+
+    def to_json(self) -> dict[str, Any]:
+        """The declaration as plain JSON values, for `measure_from_json`."""
+        return _to_json(self)
+
+
+@dataclass(frozen=True)
+class Eer:
+    """The equal error rate of trials with a `score` and a `target` (1: accept, 0: reject), in percent."""
+
+    kind: ClassVar[str] = "eer"
+    unit: ClassVar[str] = "%"
+    higher_is_better: ClassVar[bool] = False
+    name: str = "eer"
+    convention: Convention = "interpolated"
+    chance: float | None = 50.0
+
+    def __post_init__(self) -> None:
+        check_convention(self.convention)
+
+    def value(self, table: Table) -> float:
+        """In percent. Raises DataError when a class is empty."""
+        return 100 * float(eer_of_rates(*table.trials.rates(self.convention), self.convention))
+
+    def statistic(self, table: Table) -> Statistic:
+        """The value of every resample, NaN where a class is empty."""
+        trials, weights = table.trials, table.weights(table.trials.order)
+
+        def rate(drawn: NDArray[np.int64]) -> Floats:
+            return 100 * eer_of_rates(*trials.rates(self.convention, weights(drawn)), self.convention)
+
+        return rate
+
+    def bounds(self, table: Table) -> Bounds:
+        """The least and greatest possible value."""
+        return 0.0, 100.0
+
+    def to_json(self) -> dict[str, Any]:
+        """The declaration as plain JSON values, for `measure_from_json`."""
+        return _to_json(self)
+
+
+@dataclass(frozen=True)
+class MinDcf:
+    """The normalised minimum detection cost of trials with a `score` and a `target`, without unit, in [0, 1]."""
+
+    kind: ClassVar[str] = "min_dcf"
+    unit: ClassVar[str] = ""
+    higher_is_better: ClassVar[bool] = False
+    name: str
+    p_target: float
+    c_miss: float = 1.0
+    c_fa: float = 1.0
+    chance: float | None = 1.0
+
+    def __post_init__(self) -> None:
+        check_costs(self.p_target, self.c_miss, self.c_fa)
+
+    def value(self, table: Table) -> float:
+        """Without unit. Raises DataError when a class is empty."""
+        return float(self._cost(*table.trials.rates()))
+
+    def statistic(self, table: Table) -> Statistic:
+        """The value of every resample, NaN where a class is empty."""
+        trials, weights = table.trials, table.weights(table.trials.order)
+        return lambda drawn: self._cost(*trials.rates(weights=weights(drawn)))
+
+    def bounds(self, table: Table) -> Bounds:
+        """The least and greatest possible value."""
+        return 0.0, 1.0
+
+    def _cost(self, miss: Floats, false_alarm: Floats) -> Floats:
+        return min_dcf_of_rates(miss, false_alarm, self.p_target, self.c_miss, self.c_fa)
+
+    def to_json(self) -> dict[str, Any]:
+        """The declaration as plain JSON values, for `measure_from_json`."""
+        return _to_json(self)
+
+
+Measure = Ratio | Mean | Eer | MinDcf
+_KINDS: dict[str, type[Measure]] = {kind.kind: kind for kind in (Ratio, Mean, Eer, MinDcf)}
+
+
+def measure_from_json(content: Mapping[str, Any]) -> Measure:
+    """The inverse of `to_json`. Raises DataError naming an unknown kind, or a key that is unknown or missing."""
+    kind = content.get("kind")
+    if kind not in _KINDS:
+        raise DataError(
+            f"{kind!r} is no kind of measure.{nearest(str(kind), list(_KINDS))} Known: {', '.join(_KINDS)}."
+        )
+    known = [item.name for item in fields(_KINDS[kind])]
+    values = {key: value for key, value in content.items() if key != "kind"}
+    if unknown := sorted(set(values) - set(known)):
+        raise DataError(f"The measure {kind!r} has no key {unknown[0]!r}.{nearest(unknown[0], known)}")
+    try:
+        return _KINDS[kind](**values)
+    except TypeError as error:
+        raise DataError(f"The measure {kind!r} is incomplete: {error}.") from None
+
+
+def evaluate(measures: Iterable[Measure], rows: Iterable[Row], seed: int = 0) -> dict[str, Metric]:
+    """Every measure of the rows, by name, with its 95 % interval.
+
+    The same rows in any order and the same seed give the same numbers. Raises DataError when there are no rows, an id
+    is missing or repeated, or a row lacks a number that a measure reads.
+    """
+    table = Table(rows)
+    return {measure.name: _metric(measure, table, seed) for measure in measures}
+
+
+def paired_difference(measure: Measure, rows_a: Iterable[Row], rows_b: Iterable[Row], seed: int = 0) -> Metric:
+    """How much more A has than B (value of A minus value of B), both judged on the same resamples.
+
+    Differences of percentages are in "percentage points". Raises DataError naming the first ids that only one of them
+    has, and when a row differs in its speakers, target or label.
+    """
+    a, b = Table(rows_a), Table(rows_b)
+    same_data(a, b)
+    value = measure.value(a) - measure.value(b)
+    of_a, of_b = measure.statistic(a), measure.statistic(b)
+    values = resample(lambda drawn: of_a(drawn) - of_b(drawn), a.clusters, len(a), seed)
+    ends = measure.bounds(a), measure.bounds(b)
+    bounds = None if ends[0] is None or ends[1] is None else (ends[0][0] - ends[1][1], ends[0][1] - ends[1][0])
+    found = interval(values, value, a.clusters, bounds)
+    unit = "percentage points" if measure.unit == "%" else measure.unit
+    return Metric(
+        value, unit, measure.higher_is_better, len(a), found.ci95, clusters=a.clusters, note=found.note,
+        measure=measure.to_json(),
+    )  # fmt: skip
+
+
+def _metric(measure: Measure, table: Table, seed: int) -> Metric:
+    value = measure.value(table)
+    values = resample(measure.statistic(table), table.clusters, len(table), seed)
+    found = interval(values, value, table.clusters, measure.bounds(table))
+    return Metric(
+        value, measure.unit, measure.higher_is_better, len(table), found.ci95, measure.chance, table.clusters,
+        found.note, measure.to_json(),
+    )  # fmt: skip
+
+
+def _to_json(measure: Measure) -> dict[str, Any]:
+    return {"kind": measure.kind, **asdict(measure)}
+
+
+def _quotient(top: Floats, bottom: Floats) -> Floats:
+    quotient: Floats = np.divide(top, bottom, out=np.full(len(top), np.nan), where=bottom != 0)
+    return quotient

@@ -1,0 +1,125 @@
+"""Rows of per-utterance scores as columns, in an order of their own, with the clusters that resampling draws."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from headwater.errors import DataError
+from headwater.metrics.bootstrap import Statistic
+from headwater.metrics.detection import SortedScores
+
+Row = Mapping[str, Any]
+Weights = Callable[[NDArray[np.int64]], NDArray[np.int64]]
+
+DESCRIBING = ("speaker", "speaker1", "speaker2", "target", "label")  # what a row says of the data, not of the system
+
+
+class Table:
+    """N rows sorted by id, so that nothing computed from them depends on the order they came in.
+
+    `first` and `second` (N,) int64 are the clusters of each row; they differ only in trials of two speakers. A row of
+    no known speaker is a cluster of its own. Raises DataError when there are no rows, or an id is missing or repeated.
+    """
+
+    def __init__(self, rows: Iterable[Row]) -> None:
+        self.rows = sorted(rows, key=_id)
+        if not self.rows:
+            raise DataError("There are no scored rows, so there is nothing to measure.")
+        self.ids = [_id(row) for row in self.rows]
+        for one, other in zip(self.ids, self.ids[1:]):
+            if one == other:
+                raise DataError(
+                    f"The id {one!r} is scored twice; every utterance or trial is scored once under its own id."
+                )
+        pairs = [_speakers(row) for row in self.rows]
+        index = {name: i for i, name in enumerate(sorted({name for pair in pairs for name in pair}))}
+        self.clusters = len(index)
+        self.first, self.second = (
+            np.fromiter((index[pair[side]] for pair in pairs), dtype=np.int64, count=len(pairs)) for side in (0, 1)
+        )
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def column(self, name: str) -> NDArray[np.float64]:
+        """The numbers (N,) float64 under `name`. Raises DataError naming the first row where it is no finite number."""
+        return np.fromiter((_number(row, name) for row in self.rows), dtype=np.float64, count=len(self))
+
+    @cached_property
+    def trials(self) -> SortedScores:
+        """The rows as trials by `score` and `target`. Raises DataError for an empty class or a target not 0 or 1."""
+        targets = self.column("target")
+        if wrong := np.flatnonzero((targets != 0) & (targets != 1)).tolist():
+            row = self.rows[wrong[0]]
+            raise DataError(f"Row {row['id']!r} has the target {row['target']!r}; it is 1 to accept or 0 to reject.")
+        return SortedScores.sort(self.column("score"), targets == 1)
+
+    def weights(self, order: NDArray[np.int64] | None = None) -> Weights:
+        """From multiplicities (R, S) of clusters to those of rows (R, N), the rows taken in `order`.
+
+        A trial of speakers i and j occurs m_i m_j times. One of a single speaker (a target trial) occurs m_i times:
+        it was drawn with that speaker once, and m_i^2 would nearly triple the variance of the miss rate.
+        """
+        first, second = (side if order is None else side[order] for side in (self.first, self.second))
+        if np.array_equal(first, second):
+            return lambda drawn: drawn[:, first]
+        single = first == second
+        return lambda drawn: drawn[:, first] * np.where(single, 1, drawn[:, second])
+
+    def summed(self, name: str | None) -> Statistic:
+        """From multiplicities (R, S) to the sums (R,) of a column over each resample; of ones when `name` is None."""
+        values = np.ones(len(self)) if name is None else self.column(name)
+        if not np.array_equal(self.first, self.second):
+            weights = self.weights()
+            return lambda drawn: weights(drawn) @ values
+        members: list[list[float]] = [[] for _ in range(self.clusters)]
+        for cluster, value in zip(self.first.tolist(), values.tolist()):
+            members[cluster].append(value)
+        sums = np.array([math.fsum(group) for group in members])
+        return lambda drawn: drawn @ sums
+
+
+def same_data(a: Table, b: Table) -> None:
+    """Raises DataError, naming the first ids, unless both tables score the same rows, speakers and labels."""
+    for ours, theirs, which in ((a, b, "second"), (b, a, "first")):
+        if missing := sorted(set(ours.ids) - set(theirs.ids)):
+            shown = ", ".join(map(repr, missing[:3])) + (", ..." if len(missing) > 3 else "")
+            raise DataError(
+                f"{len(missing)} of {len(ours)} ids are missing from the {which} result: {shown}. A paired comparison "
+                "needs both results on the same data."
+            )
+    for one, other in zip(a.rows, b.rows):
+        for key in DESCRIBING:
+            if key in one and key in other and one[key] != other[key]:
+                raise DataError(
+                    f"Row {one['id']!r} has the {key} {one[key]!r} in the first result and {other[key]!r} in the "
+                    "second; these are not results on the same data."
+                )
+
+
+def _id(row: Row) -> str:
+    name = row.get("id")
+    if not isinstance(name, str):
+        raise DataError(f"A scored row has the id {name!r}; every row needs a string under 'id'.")
+    return name
+
+
+def _speakers(row: Row) -> tuple[tuple[int, str], tuple[int, str]]:
+    """The clusters of a row; speakers and unknown speakers (named by the row) are kept apart by their first item."""
+    known = [str(row[key]) for key in ("speaker", "speaker1", "speaker2") if row.get(key) not in (None, "")]
+    if not known:
+        return (1, row["id"]), (1, row["id"])
+    return (0, known[0]), (0, known[-1])
+
+
+def _number(row: Row, name: str) -> float:
+    value = row.get(name)
+    if not isinstance(value, (int, float)) or not math.isfinite(value):
+        raise DataError(f"Row {row['id']!r} has {value!r} under {name!r}, where a finite number is needed.")
+    return float(value)

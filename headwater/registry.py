@@ -1,0 +1,199 @@
+"""The one registry: names, read from the cards that lie beside the experts. Listing reads cards only; an expert is imported when it is asked for."""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import importlib
+import importlib.util
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from headwater.errors import UsageError, nearest
+from headwater.paths import expert_root
+
+Kind = Literal["upstream", "downstream", "pretrain"]
+KINDS: tuple[Kind, ...] = ("upstream", "downstream", "pretrain")
+CARD_FILES = {"upstream": "cards.yaml", "downstream": "card.yaml", "pretrain": "card.yaml"}
+
+
+class Card(BaseModel):
+    """What can be known of an upstream, task or objective without importing torch."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: str
+    kind: Kind
+    folder: Path
+    expert: str
+    summary: str
+    paper: str | None = None
+    aliases: list[str] = Field(default_factory=list)
+    config: dict[str, Any] = Field(default_factory=dict)
+    plugin: Path | None = None
+
+    # upstreams
+    sample_rate: int = 16000
+    short_input: str | None = None
+    long_input: str | None = None
+    padding_invariant: bool = True
+    warning: str | None = None
+
+    # tasks
+    data: str | None = None
+
+    def load(self) -> Any:
+        """Import the expert module and return the class that the card names."""
+        module = (
+            _import_plugin(self.plugin, self.folder)
+            if self.plugin
+            else importlib.import_module(f"headwater.{self.kind}.{self.folder.name}.expert")
+        )
+        try:
+            return getattr(module, self.expert)
+        except AttributeError:
+            raise UsageError(
+                f"{self.kind} {self.name!r}: {module.__file__} has no class {self.expert!r}, which its card names"
+            ) from None
+
+
+class Registry:
+    """Names of one kind -> cards. Reading is lazy and happens once; duplicates raise."""
+
+    def __init__(self, kind: Kind) -> None:
+        self.kind = kind
+        self._cards: dict[str, Card] | None = None
+        self._aliases: dict[str, str] = {}
+
+    @property
+    def cards(self) -> dict[str, Card]:
+        if self._cards is None:
+            self._cards = {}
+            root = expert_root(self.kind)
+            for file in sorted(root.glob(f"*/{CARD_FILES[self.kind]}")):
+                self._read(file)
+        return self._cards
+
+    def _read(self, file: Path, plugin: Path | None = None) -> None:
+        try:
+            entries = yaml.load(file.read_text(encoding="utf-8"), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+        except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
+            raise UsageError(f"{file}: not readable as a card ({error})") from None
+        if not isinstance(entries, dict) or not all(isinstance(entry, dict) for entry in entries.values()):
+            raise UsageError(
+                f"{file}: a card file maps names to entries, such as `my_model: {{expert: MyModel, summary: ...}}`"
+            )
+        for name, entry in entries.items():
+            try:
+                card = Card(name=name, kind=self.kind, folder=file.parent, plugin=plugin, **entry)
+            except (ValidationError, TypeError) as error:
+                raise UsageError(f"{file}: the entry {name!r} is not a card: {error}") from None
+            self.add(card)
+
+    def add(self, card: Card) -> None:
+        """Enter a card. A name or alias that another card holds raises `UsageError`."""
+        cards = self.cards
+        for name in (card.name, *card.aliases):
+            holder = cards.get(name) or cards.get(self._aliases.get(name, ""))
+            if holder is not None:
+                raise UsageError(
+                    f"{self.kind} {name!r} is registered twice: in {holder.folder} and in {card.folder}; rename one"
+                )
+        cards[card.name] = card
+        self._aliases.update(dict.fromkeys(card.aliases, card.name))
+
+    def __getitem__(self, name: str) -> Card:
+        cards = self.cards
+        card = cards.get(name) or cards.get(self._aliases.get(name, ""))
+        if card is None:
+            where = f"`headwater ls {self.kind}s` (or `python -m headwater ls {self.kind}s`) lists all {len(cards)}"
+            raise UsageError(f"unknown {self.kind} {name!r}.{nearest(name, [*cards, *self._aliases])} {where}.")
+        return card
+
+    def __iter__(self) -> Iterator[Card]:
+        return iter(self.cards.values())
+
+    def names(self) -> list[str]:
+        """All names and aliases."""
+        return [*self.cards, *self._aliases]
+
+
+upstreams = Registry("upstream")
+downstreams = Registry("downstream")
+objectives = Registry("pretrain")
+registries: dict[Kind, Registry] = {"upstream": upstreams, "downstream": downstreams, "pretrain": objectives}
+
+
+def add_plugin(path: str | Path) -> None:
+    """Register what a file or folder of the user's holds.
+
+    A folder has `cards.yaml` (upstreams) or `card.yaml` (tasks) beside its `expert.py`, or holds such folders. A single Python file needs no card: every
+    class at its top level is a name. Nothing is executed before the name is asked for.
+    """
+    path = Path(path).expanduser().resolve()
+    if path.is_file() and path.suffix == ".py":
+        _add_file(path)
+        return
+    if not path.is_dir():
+        raise UsageError(f"--plugin {path}: neither a Python file nor a folder")
+    found = False
+    for folder in [path, *sorted(child for child in path.glob("**") if child.is_dir() and child != path)]:
+        for kind, registry in registries.items():
+            file = folder / CARD_FILES[kind]
+            if (
+                not file.is_file()
+                or (kind == "pretrain" and "pretrain" not in folder.parts)
+                or (kind == "downstream" and "pretrain" in folder.parts)
+            ):
+                continue
+            registry._read(file, plugin=path)
+            found = True
+    if not found:
+        raise UsageError(
+            f"--plugin {path}: no cards.yaml (upstreams) or card.yaml (tasks) in it; docs/own_upstream.md shows one"
+        )
+
+
+def _add_file(path: Path) -> None:
+    try:
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+    except (SyntaxError, UnicodeDecodeError) as error:
+        raise UsageError(f"--plugin {path}: not a Python file ({error})") from None
+    classes = [node for node in tree.body if isinstance(node, ast.ClassDef) and not node.name.startswith("_")]
+    if not classes:
+        raise UsageError(f"--plugin {path}: no class at its top level")
+    for node in classes:
+        summary = (ast.get_docstring(node) or f"class {node.name} of {path.name}").splitlines()[0]
+        for kind in ("upstream", "downstream"):
+            registries[kind].add(
+                Card(name=node.name, kind=kind, folder=path, expert=node.name, summary=summary, plugin=path)
+            )
+
+
+def _import_plugin(plugin: Path, folder: Path) -> ModuleType:
+    """Import a plugin's module under a name of its own, so that it can never shadow, nor be shadowed by, another package."""
+    name = f"headwater_plugin_{hashlib.sha256(str(folder).encode()).hexdigest()[:12]}"
+    source = folder
+    if folder.suffix != ".py":
+        package = sys.modules.setdefault(name, ModuleType(name))
+        package.__path__ = [str(folder)]
+        name, source = f"{name}.expert", folder / "expert.py"
+    if name in sys.modules:
+        return sys.modules[name]
+    spec = importlib.util.spec_from_file_location(name, source)
+    if spec is None or spec.loader is None or not source.is_file():
+        raise UsageError(f"--plugin {plugin}: {source} is missing")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        del sys.modules[name]
+        raise UsageError(f"--plugin {plugin}: importing {source} failed: {type(error).__name__}: {error}") from error
+    return module

@@ -1,0 +1,77 @@
+"""What makes a run folder enough for itself: the trained probe, what it needs of the task, and the source of plugins."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from headwater.errors import DataError, HeadwaterError
+from headwater.registry import Card, add_plugin, registries
+from headwater.results.files import write_bytes, write_json
+from headwater.results.run import RunFolder
+from headwater.weights import to_bytes
+
+
+def save_model(
+    folder: Path,
+    probe: nn.Module,
+    upstream: Any,
+    task: dict[str, Any],
+    weights_sha256: str | None,
+    plugins: list[str],
+    *,
+    bundle: bool,
+) -> None:
+    """`model.safetensors` (featurizer, head, fine-tuned upstream) and `model.json`; with `bundle` the frozen upstream's weights, too."""
+    write_bytes(folder / "model.safetensors", to_bytes(probe.state_dict()))
+    if bundle and weights_sha256 is not None:
+        write_bytes(folder / "upstream.safetensors", to_bytes(upstream.state_dict()))
+    write_json(
+        folder / "model.json",
+        {
+            "schema": 1,
+            "upstream": {"name": upstream.name, "weights_sha256": weights_sha256},
+            "task": task,
+            "plugins": plugins,
+        },
+    )
+
+
+def read_model(place: RunFolder) -> dict[str, Any]:
+    """`model.json`, its schema checked."""
+    model = place.model()
+    if model.get("schema") != 1 or not {"upstream", "task", "plugins"} <= set(model):
+        raise DataError(
+            f"{place.path / 'model.json'}: schema {model.get('schema')!r} is not one this version reads (1)"
+        )
+    return model
+
+
+def copy_plugins(folder: Path, cards: list[Card]) -> list[str]:
+    """Copy the source of the cards' plugins below `folder`/plugin. Returns their paths relative to `folder`."""
+    copied = []
+    for number, source in enumerate(sorted({card.plugin for card in cards if card.plugin is not None})):
+        target = folder / "plugin" / str(number) / source.name
+        try:
+            shutil.rmtree(target.parent, ignore_errors=True)
+            target.parent.mkdir(parents=True)
+            if source.is_dir():
+                shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__", ".*"))
+            else:
+                shutil.copy2(source, target)
+        except OSError as error:
+            raise HeadwaterError(f"{target}: the plugin's source cannot be copied ({error})") from None
+        copied.append(target.relative_to(folder).as_posix())
+    return copied
+
+
+def register_plugins(folder: Path, plugins: list[str]) -> None:
+    """Register the plugins a run was made with, unless the user's own of the same names are registered already."""
+    held = {card.plugin for registry in registries.values() for card in registry}
+    for plugin in plugins:
+        if any(path is not None and path.name == Path(plugin).name for path in held):
+            continue
+        add_plugin(folder / plugin)

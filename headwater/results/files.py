@@ -1,0 +1,46 @@
+"""Files that are whole or not there: written to a temporary name, flushed, renamed."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from headwater.errors import HeadwaterError
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file as a whole. `HeadwaterError` where it cannot be written (a full disk, a read-only folder); what stood there before stays then."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(temporary, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        with suppress(OSError):
+            temporary.unlink()
+        raise HeadwaterError(
+            f"{path}: cannot be written ({error.strerror}); free some space or choose another folder with -p, then run the same command again"
+        ) from None
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Strict JSON: NaN and infinity are an error of ours, not a file that others cannot read."""
+    write_bytes(path, (json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode())
+
+
+def write_rows(path: Path, rows: Iterable[dict[str, Any]]) -> None:
+    """JSON lines."""
+    write_bytes(path, "".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows).encode())
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """Rows that `write_rows` wrote."""
+    with open(path, encoding="utf-8") as file:
+        return [json.loads(line) for line in file]

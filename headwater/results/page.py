@@ -1,0 +1,50 @@
+"""The frame of every HTML page that Headwater writes: one file, no script, nothing fetched, light and dark."""
+
+from __future__ import annotations
+
+import html
+
+STYLE = """
+:root { color-scheme: light dark; --ink: #1f2937; --soft: #5b6472; --paper: #ffffff; --panel: #f5f7fa; --line: #dde2e9;
+  --accent: #0072b2; }
+@media (prefers-color-scheme: dark) { :root { --ink: #e5e9f0; --soft: #a3adbb; --paper: #14181f; --panel: #1d232d;
+  --line: #333c49; --accent: #6cb6e8; } }
+* { box-sizing: border-box; }
+body { margin: 0; background: var(--paper); color: var(--ink);
+  font: 16px/1.55 system-ui, "Segoe UI", Roboto, sans-serif; }
+main { max-width: 60rem; margin: 0 auto; padding: 1.5rem 1rem 4rem; }
+h1 { font-size: 1.5rem; line-height: 1.25; margin: 0 0 .75rem; overflow-wrap: anywhere; }
+h2 { font-size: 1.1rem; margin: 2.2rem 0 .6rem; }
+p { margin: .5rem 0; }
+.answer { background: var(--panel); border-left: 4px solid var(--accent); border-radius: 6px; padding: .9rem 1.1rem; }
+.answer p:first-child { font-size: 1.15rem; margin-top: 0; }
+.answer p:last-child { margin-bottom: 0; }
+.soft { color: var(--soft); }
+.wide { overflow-x: auto; }
+table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; font-size: .93rem; }
+th, td { text-align: left; padding: .4rem .7rem .4rem 0; border-bottom: 1px solid var(--line); vertical-align: top; }
+th { color: var(--soft); font-weight: 600; }
+td.fact + td.fact { overflow-wrap: anywhere; }
+td.whole { white-space: nowrap; }
+.wide + .wide { margin-top: 1rem; }
+figure { margin: 1rem 0; background: #ffffff; border: 1px solid var(--line); border-radius: 8px; padding: .6rem;
+  text-align: center; }
+figure img { max-width: 100%; height: auto; }
+figcaption { color: #5b6472; font-size: .88rem; }
+pre { background: var(--panel); border: 1px solid var(--line); border-radius: 6px; padding: .8rem; overflow-x: auto;
+  font-size: .86rem; line-height: 1.45; }
+summary { cursor: pointer; color: var(--accent); }
+meter { width: 8rem; max-width: 30vw; }
+"""
+
+
+def page(title: str, body: str) -> str:
+    """A whole page around `body`, which is HTML already; `title` is text and is escaped."""
+    head = html.escape(title)
+    return (
+        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        '<meta http-equiv="Content-Security-Policy" '
+        "content=\"default-src 'none'; img-src data:; style-src 'unsafe-inline'\">\n"
+        f"<title>{head}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n<main>\n<h1>{head}</h1>\n{body}\n</main>\n</body>\n</html>\n"
+    )

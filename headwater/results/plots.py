@@ -1,0 +1,228 @@
+"""Plots of results as PNG or SVG bytes, drawn from plain data.
+
+Every function builds its own Figure and touches no state of pyplot, so that plots can be drawn from threads and
+without a display. Colours are those of Okabe and Ito, which stay distinct under the common colour blindnesses.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from headwater.errors import DataError
+from headwater.metrics.base import Metric
+from headwater.metrics.detection import DetCurve
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+ImageFormat = Literal["svg", "png"]
+
+BLUE, VERMILION, GREEN, GREY, LIGHT, INK = "#0072B2", "#D55E00", "#009E73", "#6B7280", "#E5E7EB", "#1F2937"
+MARKED = 20  # classes up to which the cells of a confusion matrix carry their number
+DET_TICKS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8)
+DET_POINTS = 2000
+
+
+def learning_curve(
+    losses: Sequence[tuple[int, float]],
+    dev: Sequence[tuple[int, float]],
+    *,
+    metric: str,
+    unit: str = "",
+    best_step: int | None = None,
+    format: ImageFormat = "svg",
+) -> bytes:
+    """Training loss and the metric on dev, each as (step, value) pairs; `best_step` is the chosen checkpoint."""
+    if not losses and not dev:
+        raise DataError("There is no loss and no dev score to draw; the history of the run is empty.")
+    figure = _figure(7.2, 4.6 if losses and dev else 2.9)
+    count = bool(losses) + bool(dev)
+    panels = figure.subplots(count, 1, sharex=True, squeeze=False)[:, 0]
+    if losses:
+        steps, values = np.array(losses, dtype=float).T
+        smooth = len(values) >= 50
+        panels[0].plot(steps, values, color=BLUE, lw=0.8 if smooth else 1.8, alpha=0.35 if smooth else 1.0)
+        if smooth:
+            panels[0].plot(steps, _running_mean(values, len(values) // 25), color=BLUE, lw=1.8)
+        _finish(panels[0], "", "training loss")
+    if dev:
+        steps, values = np.array(dev, dtype=float).T
+        panels[-1].plot(steps, values, color=VERMILION, lw=1.6, marker="o", ms=3.5)
+        _finish(panels[-1], "", _with_unit(f"dev {metric}", unit))
+    if best_step is not None:
+        for panel in panels:
+            panel.axvline(best_step, color=GREEN, lw=1.2, ls=(0, (4, 2)), zorder=0)
+        panels[0].annotate(
+            f"chosen: step {best_step}", (best_step, 1.0), (0, 4), xycoords=("data", "axes fraction"),
+            textcoords="offset points", color=GREEN, fontsize=8.5, ha="center",
+        )  # fmt: skip
+    panels[-1].set_xlabel("step")
+    return _bytes(figure, format)
+
+
+def confusion_plot(counts: ArrayLike, classes: Sequence[str], *, format: ImageFormat = "svg") -> bytes:
+    """A confusion matrix: `counts` (C, C), row i the labels of class i, shown as shares of their row."""
+    table = np.asarray(counts, dtype=float)
+    size = len(classes)
+    if not size or table.shape != (size, size):
+        raise DataError(
+            f"A confusion matrix of {size} classes has as many rows and columns, not the shape {table.shape}."
+        )
+    totals = table.sum(axis=1, keepdims=True)
+    shares = np.divide(table, totals, out=np.full_like(table, np.nan), where=totals > 0)
+    cell = float(np.clip(7.0 / size, 0.19, 0.8))
+    names = [_short(name) for name in classes]
+    margin = 0.075 * max(map(len, names))
+    figure = _figure(max(cell * size, 1.8) + margin + 1.5, max(cell * size, 1.8) + margin + 0.9)
+    axes = figure.subplots()
+    image = axes.imshow(100 * shares, cmap=_blues(), vmin=0, vmax=100, interpolation="nearest")
+    fontsize = float(np.clip(cell * 24, 5.5, 9.5))
+    axes.set_xticks(range(size), names, rotation=90 if margin > cell else 0, fontsize=fontsize)
+    axes.set_yticks(range(size), names, fontsize=fontsize)
+    axes.tick_params(length=0)
+    axes.set_xlabel("predicted class")
+    axes.set_ylabel("true class")
+    for side in axes.spines.values():
+        side.set_visible(False)
+    axes.set_xticks(np.arange(1, size) - 0.5, minor=True)
+    axes.set_yticks(np.arange(1, size) - 0.5, minor=True)
+    axes.grid(which="minor", color="white", lw=1.0 if size <= MARKED else 0.4)
+    axes.tick_params(which="minor", length=0)
+    if size <= MARKED:
+        for (row, column), share in np.ndenumerate(shares):
+            if share > 0:
+                colour = "white" if share > 0.55 else INK
+                axes.text(
+                    column, row, f"{100 * share:.0f}", ha="center", va="center", color=colour, fontsize=fontsize
+                )  # fmt: skip
+    bar = figure.colorbar(image, ax=axes, fraction=0.045, pad=0.03, aspect=30)
+    bar.set_label("share of the true class (%)", color=INK, fontsize=9)
+    bar.ax.tick_params(labelsize=8, colors=INK, length=2)
+    bar.outline.set_visible(False)
+    return _bytes(figure, format)
+
+
+def det_plot(curve: DetCurve, *, format: ImageFormat = "svg") -> bytes:
+    """The detection error trade-off on normal-deviate axes, with the point of the equal error rate."""
+    from scipy.special import ndtri  # type: ignore[import-untyped,unused-ignore]
+
+    # Rates below half a trial cannot be told from 0, and 0 has no place on these axes.
+    floors = 0.5 / curve.negatives, 0.5 / curve.positives
+    x, y = (np.clip(r, f, 1 - f) for r, f in zip((curve.false_alarm, curve.miss), floors))
+    deviates = np.stack([ndtri(x), ndtri(y)])
+    cells = np.unique(np.round((deviates[0] - deviates[1]) * DET_POINTS / 12).astype(np.int64), return_index=True)[1]
+    kept = np.sort(np.append(cells, deviates.shape[1] - 1))
+    figure = _figure(5.4, 5.2)
+    axes = figure.subplots()
+    rate = curve.eer()
+    lowest = min(max(min(floors), 0.0008), rate / 3 if rate > 0 else 1.0)
+    ends = ndtri(max(lowest, 5e-4)), ndtri(max(0.6, min(0.95, 1.3 * rate)))
+    axes.plot(ends, ends, color=GREY, lw=0.9, ls=(0, (4, 3)), zorder=1)
+    axes.plot(*deviates[:, kept], color=BLUE, lw=1.9, zorder=2)
+    if rate > 0:
+        point = ndtri(np.clip(rate, max(lowest, 5e-4), 0.999))
+        axes.plot(point, point, "o", color=VERMILION, ms=7, zorder=3, label=f"EER {100 * rate:.2f} %")
+    else:
+        axes.plot([], [], "o", color=VERMILION, ms=7, label="EER 0.00 % (the classes do not overlap)")
+    axes.legend(loc="upper right", framealpha=1.0, edgecolor="white", fontsize=9.5, labelcolor=INK)
+    ticks = [tick for tick in DET_TICKS if ends[0] <= ndtri(tick) <= ends[1]]
+    labels = [f"{100 * tick:g}" for tick in ticks]
+    axes.set_xticks(ndtri(ticks), labels)
+    axes.set_yticks(ndtri(ticks), labels)
+    axes.set_xlim(*ends)
+    axes.set_ylim(*ends)
+    axes.set_aspect("equal")
+    _finish(axes, "false alarms: negatives accepted (%)", "misses: positives rejected (%)")
+    axes.grid(axis="x", color=LIGHT, lw=0.7)
+    return _bytes(figure, format)
+
+
+def interval_plot(rows: Sequence[tuple[str, Metric]], *, name: str, format: ImageFormat = "svg") -> bytes:
+    """One metric of several runs: a dot with its 95 % interval a row, in the order given, the first on top."""
+    if not rows:
+        raise DataError("There is no result to draw.")
+    labels, metrics = zip(*rows)
+    names = [_short(label, 44) for label in labels]
+    figure = _figure(4.6 + 0.072 * max(map(len, names)), 0.95 + 0.34 * len(rows))
+    axes = figure.subplots()
+    for row, metric in enumerate(metrics):
+        if metric.ci95 is not None:
+            axes.plot(metric.ci95, (row, row), color=BLUE, lw=2.2, solid_capstyle="butt", alpha=0.55)
+            axes.plot(metric.ci95, (row, row), "|", color=BLUE, ms=8, mew=1.4)
+        axes.plot(metric.value, row, "o", color=BLUE, ms=6.5, mec="white", mew=0.8)
+    chances = {metric.chance for metric in metrics}
+    if len(chances) == 1 and (chance := chances.pop()) is not None:
+        axes.axvline(chance, color=VERMILION, lw=1.2, ls=(0, (4, 2)), zorder=0)
+        axes.annotate(
+            "chance", (chance, 1), (0, 3), xycoords=("data", "axes fraction"), textcoords="offset points",
+            color=VERMILION, fontsize=8.5, ha="center",
+        )  # fmt: skip
+    direction = "higher is better" if metrics[0].higher_is_better else "lower is better"
+    axes.set_yticks(range(len(names)), names)
+    axes.set_ylim(len(names) - 0.4, -0.6)
+    _finish(axes, f"{_with_unit(name, metrics[0].unit)}, {direction}", "")
+    axes.grid(axis="x", color=LIGHT, lw=0.7)
+    axes.grid(axis="y", visible=False)
+    axes.spines["left"].set_visible(False)
+    axes.tick_params(axis="y", length=0)
+    return _bytes(figure, format)
+
+
+def _figure(width: float, height: float) -> Figure:
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), layout="constrained", facecolor="white")
+
+
+def _finish(axes: Axes, x: str, y: str) -> None:
+    axes.set_xlabel(x, color=INK, fontsize=10)
+    axes.set_ylabel(y, color=INK, fontsize=10)
+    axes.tick_params(colors=INK, labelsize=9, length=3, width=0.6)
+    axes.grid(axis="y", color=LIGHT, lw=0.7)
+    axes.set_axisbelow(True)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    for side in ("left", "bottom"):
+        axes.spines[side].set_color(GREY)
+
+
+def _bytes(figure: Figure, format: ImageFormat) -> bytes:
+    import matplotlib
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    FigureCanvasAgg(figure)
+    buffer = io.BytesIO()
+    metadata: Mapping[str, Any] = {"Date": None} if format == "svg" else {"Software": None}
+    with matplotlib.rc_context({"svg.hashsalt": "headwater", "svg.fonttype": "path"}):
+        figure.savefig(buffer, format=format, dpi=150, metadata=dict(metadata))
+    return buffer.getvalue()
+
+
+def _blues() -> Any:
+    import matplotlib
+
+    return matplotlib.colormaps["Blues"].with_extremes(bad="#F3F4F6")
+
+
+def _running_mean(values: NDArray[np.float64], width: int) -> NDArray[np.float64]:
+    """The mean over a centred window of about `width`, over fewer values at both ends."""
+    half = max(1, width // 2)
+    sums = np.concatenate([[0.0], np.cumsum(values)])
+    index = np.arange(len(values))
+    low, high = np.maximum(index - half, 0), np.minimum(index + half + 1, len(values))
+    means: NDArray[np.float64] = (sums[high] - sums[low]) / (high - low)
+    return means
+
+
+def _short(name: str, size: int = 18) -> str:
+    return name if len(name) <= size else name[: size - 1] + "\N{HORIZONTAL ELLIPSIS}"
+
+
+def _with_unit(name: str, unit: str) -> str:
+    return f"{name} ({unit})" if unit else name

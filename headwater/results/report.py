@@ -1,0 +1,245 @@
+"""`report.html`: one self-contained page that says what a run found, on what, how surely, and how to repeat it."""
+
+from __future__ import annotations
+
+import base64
+import html
+import shlex
+from collections.abc import Container, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from headwater.metrics.base import Metric, number
+from headwater.metrics.classification import confusion_matrix
+from headwater.metrics.detection import det_curve
+from headwater.results.page import page
+from headwater.results.table import load_metrics, load_result, read_scores
+
+MOST_CLASSES = 60  # what a confusion matrix can show legibly
+IMAGE_TYPES = {".png": "image/png", ".svg": "image/svg+xml"}
+
+
+def render(run_folder: str | Path) -> str:
+    """The report of a finished run as HTML text, from its `result.json`, `scores/`, `config.yaml` and `plots/` alone.
+
+    Raises DataError, naming folder, file or key, when this is no finished run.
+    """
+    folder = Path(run_folder)
+    result = load_result(folder)
+    metrics = {split: load_metrics(folder, split) for split in result["metrics"]}
+    kept = _kept(folder)
+    title = f"{result['upstream']['name']} on {result['downstream']['name']}"
+    sections = [
+        f'<div class="answer">{_answer(result, metrics)}</div>',
+        _section("Metrics", _metric_table(metrics)),
+        _section("Plots", _figures({**draw(folder, without=kept), **kept})),
+        _section("What each layer contributed", _layers(result["upstream"])),
+        _section("Data", _data(_mapping(result.get("data")))),
+        _section("Run", _facts(result)),
+        _section("Notes", _list(result.get("notes", []))),
+        _section("How to reproduce", _reproduction(folder)),
+        _section("Configuration", _config(folder)),
+        _section("Versions", _table(("package", "version"), sorted(_mapping(result.get("versions")).items()))),
+    ]
+    return page(title, "\n".join(filter(None, sections)))
+
+
+def draw(run_folder: str | Path, without: Container[str] = ()) -> dict[str, bytes]:
+    """The plots that a run's history and scores give, as SVG by file name, except those named in `without`.
+
+    `learning_curve.svg`; for every test split `confusion_SPLIT.svg` where rows have a label and a prediction (up to
+    60 classes) and `det_SPLIT.svg` where they are trials. Raises DataError when this is no finished run.
+    """
+    folder = Path(run_folder)
+    result = load_result(folder)
+    images = {"learning_curve.svg": _learning_curve(result)} if "learning_curve.svg" not in without else {}
+    for split in _answering(result["metrics"]):
+        names = f"confusion_{split}.svg", f"det_{split}.svg"
+        if (folder / "scores" / f"{split}.jsonl").is_file() and not all(name in without for name in names):
+            rows = read_scores(folder, split)
+            images.update(zip(names, (_confusion(rows), _det(rows))))
+    return {name: image for name, image in images.items() if image is not None and name not in without}
+
+
+def _learning_curve(result: Mapping[str, Any]) -> bytes | None:
+    from headwater.results.plots import learning_curve
+
+    history = result.get("history") or []
+    chosen = result["downstream"].get("metric", "")
+    losses = [(point["step"], point["loss"]) for point in history if point.get("loss") is not None]
+    dev = [
+        (point["step"], point["dev"][chosen]) for point in history if _mapping(point.get("dev")).get(chosen) is not None
+    ]
+    if not losses and not dev:
+        return None
+    unit = _mapping(_mapping(result["metrics"].get("dev")).get(chosen)).get("unit", "")
+    return learning_curve(losses, dev, metric=chosen, unit=unit, best_step=result.get("best_step") if dev else None)
+
+
+def _confusion(rows: Sequence[Mapping[str, Any]]) -> bytes | None:
+    from headwater.results.plots import confusion_plot
+
+    shown = [row for row in rows if row.get("label") is not None and row.get("prediction") is not None]
+    labels, predictions = ([str(row[key]) for row in shown] for key in ("label", "prediction"))
+    classes = sorted({*labels, *predictions})
+    if not 2 <= len(classes) <= MOST_CLASSES:
+        return None
+    return confusion_plot(confusion_matrix(labels, predictions, classes), classes)
+
+
+def _det(rows: Sequence[Mapping[str, Any]]) -> bytes | None:
+    """None unless every row is a trial and both classes occur."""
+    from headwater.results.plots import det_plot
+
+    if not all("score" in row and row.get("target") in (0, 1) for row in rows):
+        return None
+    positives, negatives = ([row["score"] for row in rows if row["target"] == target] for target in (1, 0))
+    return det_plot(det_curve(positives, negatives)) if positives and negatives else None
+
+
+def _answering(splits: Iterable[str]) -> list[str]:
+    """The splits that give the answer: the tests, or all where none is called a test."""
+    names = list(splits)
+    return [name for name in names if name.startswith("test")] or names
+
+
+def _answer(result: Mapping[str, Any], metrics: Mapping[str, Mapping[str, Metric]]) -> str:
+    """The headline: the choosing metric on each test split, in words."""
+    upstream, chosen = result["upstream"], result["downstream"].get("metric")
+    sentences = []
+    for split in _answering(metrics):
+        name = chosen if chosen in metrics[split] else next(iter(metrics[split]), None)
+        if name is not None:
+            sentences.append(_verdict(str(upstream["name"]), name, split, metrics[split][name]))
+    how = f"Selection: {upstream.get('selection', 'not said')}"
+    how += ", fine-tuned with the head." if upstream.get("fine_tuned") else ", upstream frozen."
+    paragraphs = [*(sentences or ["This run has no metrics."]), f"{how} Seed {result['seed']}."]
+    classes = [""] * (len(paragraphs) - 1) + [' class="soft"']
+    return "".join(f"<p{kind}>{_text(paragraph)}</p>" for kind, paragraph in zip(classes, paragraphs))
+
+
+def _verdict(system: str, name: str, split: str, metric: Metric) -> str:
+    direction = "higher" if metric.higher_is_better else "lower"
+    text = f"{system} reaches {name} {metric.describe()} on {split}; {direction} is better."
+    if metric.chance is not None:
+        chance = f"{number(metric.chance, metric.unit)} {metric.unit}".rstrip()
+        if metric.ci95 is None:
+            text += f" Chance is {chance}."
+        elif metric.includes_chance:
+            text += f" The interval includes chance ({chance}), so this is not shown to differ from guessing."
+        else:
+            above = (metric.value > metric.chance) == metric.higher_is_better
+            text += f" That is {'better' if above else 'worse'} than chance ({chance}), which the interval excludes."
+    clusters = f", {metric.clusters} clusters (speakers where known)" if metric.clusters else ""
+    return f"{text} Measured on {metric.n} rows{clusters}." + (f" Note: {metric.note}." if metric.note else "")
+
+
+def _metric_table(metrics: Mapping[str, Mapping[str, Metric]]) -> str:
+    head = ("split", "metric", "value", "95 % interval", "chance", "n", "clusters", "note")
+    rows = []
+    for split, found in metrics.items():
+        for name, metric in found.items():
+            ends = "none" if metric.ci95 is None else " to ".join(number(end, metric.unit) for end in metric.ci95)
+            chance = "" if metric.chance is None else number(metric.chance, metric.unit)
+            value = f"{number(metric.value, metric.unit)} {metric.unit}".rstrip()
+            rows.append((split, name, value, ends, chance, metric.n, metric.clusters or "", metric.note or ""))
+    return _table(head, rows)
+
+
+def _kept(folder: Path) -> dict[str, bytes]:
+    """The images in `plots/`, which stand in for drawn ones of the same name."""
+    found = sorted(path for path in (folder / "plots").glob("*") if path.suffix.lower() in IMAGE_TYPES)
+    return {path.name: path.read_bytes() for path in found if path.is_file() and not path.is_symlink()}
+
+
+def _figures(images: Mapping[str, bytes]) -> str:
+    parts = []
+    for name in sorted(images, key=lambda name: (not name.startswith("learning_curve"), name)):
+        content = images[name]
+        kind, caption = IMAGE_TYPES[Path(name).suffix.lower()], _text(Path(name).stem.replace("_", " "))
+        source = f"data:{kind};base64,{base64.b64encode(content).decode()}"
+        parts.append(f'<figure><img alt="{caption}" src="{source}"><figcaption>{caption}</figcaption></figure>')
+    return "".join(parts)
+
+
+def _layers(upstream: Mapping[str, Any]) -> str:
+    weights = upstream.get("layer_weights") or []
+    names = upstream.get("layer_names") or [str(i) for i in range(len(weights))]
+    if len(weights) < 2 or len(weights) != len(names):
+        return ""
+    rows = "".join(
+        f'<tr><td>{_text(name)}</td><td><meter min="0" max="{max(weights):.6f}" value="{weight:.6f}"></meter></td>'
+        f"<td>{weight:.4f}</td></tr>"
+        for name, weight in zip(names, weights)
+    )
+    return f'<div class="wide"><table><tr><th>layer</th><th></th><th>weight</th></tr>{rows}</table></div>'
+
+
+def _data(data: Mapping[str, Any]) -> str:
+    head = ("split", "utterances", "hours", "speakers")
+    rows = [
+        (name, split.get("utterances"), f"{split.get('seconds', 0) / 3600:.3f}", split.get("speakers"))
+        for name, split in _mapping(data.get("splits")).items()
+    ]
+    facts = [(key, data[key]) for key in ("name", "reader", "path", "sha256") if data.get(key) is not None]
+    skipped = [str(item) for item in data.get("skipped") or []]
+    return (
+        _table((), facts) + _table(head, rows) + (f"<p>Skipped: {len(skipped)}.</p>{_list(skipped)}" if skipped else "")
+    )
+
+
+def _facts(result: Mapping[str, Any]) -> str:
+    upstream = result["upstream"]
+    rows = [
+        ("upstream weights (sha256)", upstream.get("weights_sha256")),
+        ("settings (sha256)", result.get("config_sha256")),
+        ("steps", result.get("steps")),
+        ("best step", result.get("best_step")),
+        ("seed", result.get("seed")),
+        ("trained parameters", result.get("parameters")),
+        *((f"{key.removesuffix('_s')} (s)", f"{value:.1f}") for key, value in _mapping(result.get("timing")).items()),
+    ]
+    return _table((), [row for row in rows if row[1] is not None])
+
+
+def _reproduction(folder: Path) -> str:
+    command = f"python run_downstream.py -m evaluate -e {shlex.quote(str(folder))}"
+    return (
+        f"<p>Score the saved model again:</p><pre>{_text(command)}</pre>"
+        "<p>To train it again, give the settings below as a recipe; they and the seed fix every random draw.</p>"
+    )
+
+
+def _config(folder: Path) -> str:
+    path = folder / "config.yaml"
+    if not path.is_file():
+        return ""
+    content = path.read_text(encoding="utf-8", errors="replace")
+    return f"<details><summary>config.yaml</summary><pre>{_text(content)}</pre></details>"
+
+
+def _section(title: str, body: str) -> str:
+    return f"<section><h2>{_text(title)}</h2>{body}</section>" if body else ""
+
+
+def _list(items: Iterable[Any]) -> str:
+    inner = "".join(f"<li>{_text(item)}</li>" for item in items)
+    return f"<ul>{inner}</ul>" if inner else ""
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    """A table with a head, or where `head` is empty one of facts: a name and a value that may break anywhere."""
+    kind = "" if head else ' class="fact"'
+    body = "".join("<tr>" + "".join(f"<td{kind}>{_text(cell)}</td>" for cell in row) + "</tr>" for row in rows)
+    if not body:
+        return ""
+    names = "<tr>" + "".join(f"<th>{_text(name)}</th>" for name in head) + "</tr>" if head else ""
+    return f'<div class="wide"><table>{names}{body}</table></div>'
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
+
+
+def _text(value: Any) -> str:
+    return html.escape("" if value is None else str(value))

@@ -1,0 +1,100 @@
+"""From `data` settings to measured utterances by split: what every task starts with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from headwater.config import DataConfig, fingerprint
+from headwater.data.corpus import Corpus, Utterance, drop_small_speakers
+from headwater.data.measure import measure
+from headwater.data.readers import read_corpus
+from headwater.data.splits import ensure_splits
+from headwater.errors import DataError
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Utterances with their lengths in samples at the task's rate, by split, and what a result says of the data."""
+
+    corpus: Corpus
+    splits: Mapping[str, list[tuple[Utterance, int]]]
+    skipped: list[dict[str, str]]
+    notes: list[str] = field(default_factory=list)
+
+    def describe(self, path: str | None, rate: int, extra: Any = None) -> dict[str, Any]:
+        """The `data` part of `result.json`. `extra` (labels, trials) enters the hash."""
+        lengths = sorted((utterance.id, samples) for part in self.splits.values() for utterance, samples in part)
+        return {
+            "name": self.corpus.name,
+            "reader": self.corpus.reader,
+            "path": path,
+            "sha256": fingerprint(self.corpus.sha256(), lengths, extra),
+            "splits": {
+                name: {
+                    "utterances": len(part),
+                    "seconds": round(sum(samples for _, samples in part) / rate, 2),
+                    "speakers": len({utterance.speaker for utterance, _ in part if utterance.speaker is not None})
+                    or None,
+                }
+                for name, part in self.splits.items()
+            },
+            "skipped": self.skipped,
+        }
+
+
+def load_corpus(data: DataConfig, demo: Callable[[], Corpus]) -> Corpus:
+    """The corpus that the settings name; the demo corpus without a path."""
+    if data.path is None:
+        return demo()
+    return read_corpus(
+        data.path, root=data.root, reader=data.reader, splits=data.splits, train_list=data.train_list, dev_list=data.dev_list, test_list=data.test_list, split_file=data.split_file
+    )  # fmt: skip
+
+
+def measured(
+    corpus: Corpus,
+    data: DataConfig,
+    *,
+    seed: int,
+    rate: int,
+    needed: tuple[str, ...],
+    by: Literal["utterance", "speaker"] = "utterance",
+) -> Measured:
+    """Splits (made where the corpus has none), limits, and lengths from the headers.
+
+    needed: splits that must not be empty; DataError says what is missing. by: made splits share no "utterance" or no "speaker".
+    """
+    corpus = drop_small_speakers(corpus, data.min_utterances)
+    if set(needed) - set(corpus.splits()):
+        corpus = ensure_splits(corpus, seed, by=by)
+    missing = [name for name in needed if not corpus.split(name)]
+    if missing:
+        raise DataError(
+            f"{data.path or corpus.name}: the split {missing[0]!r} has no utterances; this task needs {', '.join(needed)}"
+        )
+    chosen = [utterance for name in corpus.splits() for utterance in corpus.split(name)[: data.limit]]
+    good, samples, skipped = measure(
+        chosen, sample_rate=rate, resample=data.resample, channel=data.channel, skip_bad=data.skip_bad_audio
+    )
+    lengths = {utterance.id: int(count) for utterance, count in zip(good, samples, strict=True)}
+    splits = {
+        name: [
+            (utterance, lengths[utterance.id])
+            for utterance in corpus.split(name)[: data.limit]
+            if utterance.id in lengths
+        ]
+        for name in corpus.splits()
+    }
+    for name in needed:
+        if not splits[name]:
+            raise DataError(f"{data.path or corpus.name}: no readable utterance is left in the split {name!r}")
+    notes = list(corpus.notes)
+    if skipped:
+        notes.append(f"{len(skipped)} broken file(s) skipped: {', '.join(str(path) for _, path, _ in skipped[:5])}")
+    if data.limit is not None:
+        notes.append(f"limited to {data.limit} utterances of each split: for trying out, not for reporting")
+    return Measured(
+        corpus, splits, [{"id": name, "path": str(path), "reason": reason} for name, path, reason in skipped], notes
+    )

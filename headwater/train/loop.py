@@ -1,0 +1,323 @@
+"""The one training loop: any step order, precision and number of processes, exact resume, dev chooses."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from headwater.config import RunConfig
+from headwater.data.batching import deal, plan_epoch, plan_evaluation, windows
+from headwater.errors import HeadwaterError
+from headwater.progress import bar, progress
+from headwater.train.checkpoint import Checkpoint, rng_state, set_rng_state
+from headwater.train.distributed import World
+from headwater.train.feed import Feed, Ready
+from headwater.train.optim import build_optimizer, build_scheduler
+from headwater.train.probe import Probe
+from headwater.train.task import Accumulator, Item, Task
+
+AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class Interrupted(HeadwaterError):
+    """Ctrl-C or SIGTERM; the state is saved."""
+
+
+@dataclass
+class Standing:
+    """Where training stands: all of it is in the checkpoint."""
+
+    step: int = 0
+    epoch: int = 0
+    window: int = 0
+    best_step: int | None = None
+    best: float | None = None
+    since_best: int = 0
+    done: bool = False
+    seconds: float = 0.0
+    history: list[dict[str, Any]] = field(default_factory=list)
+
+
+def seconds_of(items: Sequence[Item], rate: int) -> np.ndarray:
+    """Durations (N,) float64."""
+    return np.array([item.num_samples / rate for item in items])
+
+
+def evaluate(
+    probe: Probe, task: Task, feed: Feed, items: Sequence[Item], split: str, config: RunConfig, world: World
+) -> Accumulator:
+    """Score a split; every rank ends with all of it. Training's random state is not touched."""
+    accumulator = task.score(split)
+    plan = plan_evaluation(
+        seconds_of(items, task.spec.sample_rate), size=config.batch.size * 4, max_seconds=config.batch.seconds * 2
+    )
+    shares = [deal(batch, world.rank, world.ranks) for batch in plan]
+    groups = [[items[index] for index in share] for share in shares if len(share)]
+    mode = probe.training
+    probe.eval()
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())), torch.no_grad():
+        for ready in progress(feed(groups), total=len(groups), what=f"score {split}", unit="batch", shown=world.first):
+            with autocast(config, ready.lengths.device):
+                output, _ = probe(ready.states, ready.lengths, ready.batch.inputs, ready.x)
+            accumulator.add(output, ready.batch)
+    probe.train(mode)
+    if world.ranks > 1:
+        for rank, state in enumerate(world.gather(accumulator.state())):
+            if rank != world.rank:
+                accumulator.merge(state)
+    return accumulator
+
+
+def autocast(config: RunConfig, device: torch.device) -> AbstractContextManager[Any]:
+    kind = AUTOCAST.get(config.runner.precision)
+    return torch.autocast(device.type, dtype=kind) if kind is not None else nullcontext()
+
+
+class Trainer:
+    """Trains a probe on `items["train"]`, evaluates on `items["dev"]`, and leaves the best weights in the probe."""
+
+    def __init__(
+        self,
+        probe: Probe,
+        task: Task,
+        feed: Feed,
+        items: dict[str, list[Item]],
+        config: RunConfig,
+        *,
+        world: World,
+        device: torch.device,
+        checkpoint: Checkpoint,
+        events: Any,
+    ) -> None:
+        self.probe, self.task, self.feed, self.items, self.config = probe, task, feed, items, config
+        self.world, self.device, self.checkpoint, self.events = world, device, checkpoint, events
+        self.durations = seconds_of(items["train"], task.spec.sample_rate)
+        self.total_steps = self._total_steps()
+        self.optimizer = build_optimizer(probe, config)
+        self.scheduler = build_scheduler(self.optimizer, config, self.total_steps)
+        self.scaler = torch.amp.GradScaler(device.type, enabled=config.runner.precision == "fp16")
+        self.parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+        self.standing = Standing()
+        # Sum and count of the loss since the last log, and whether a gradient was not finite: read at the next log, never at every step.
+        self.running = torch.zeros(2, dtype=torch.float64, device=device)
+        self.broken = torch.zeros((), dtype=torch.bool, device=device)
+        self.module: nn.Module = probe
+        if world.ranks > 1:
+            self.module = nn.parallel.DistributedDataParallel(
+                probe, device_ids=[device.index] if device.type == "cuda" else None
+            )
+
+    def _total_steps(self) -> int:
+        runner = self.config.runner
+        if runner.epochs is None:
+            return runner.total_steps
+        return sum(len(self._windows(epoch)) for epoch in range(runner.epochs))
+
+    def _windows(self, epoch: int) -> list[list[np.ndarray]]:
+        batch = self.config.batch
+        plan = plan_epoch(
+            self.durations, size=batch.size, max_seconds=batch.seconds, seed=self.config.seed, epoch=epoch
+        )
+        return windows(plan, self.config.runner.gradient_accumulate_steps)
+
+    def fit(self) -> Standing:
+        """Train to the end. Raises Interrupted after Ctrl-C with all saved, HeadwaterError for a diverged run or no memory."""
+        self._resume()
+        state, runner = self.standing, self.config.runner
+        started = time.monotonic() - state.seconds
+        self.probe.train()
+        with (
+            bar(
+                total=self.total_steps, what="train", unit="step", initial=state.step, shown=self.world.first
+            ) as counter,
+            stop_signals() as stop,
+        ):
+            stream = self._stream()
+            while state.step < self.total_steps and not state.done:
+                try:
+                    self._step(next(stream))
+                except torch.OutOfMemoryError:
+                    raise HeadwaterError(
+                        f"out of memory at step {state.step + 1}: lower batch.seconds or batch.size (raise runner.gradient_accumulate_steps to keep the "
+                        "effective batch), or runner.precision=bf16"
+                    ) from None
+                counter.update()
+                state.seconds = time.monotonic() - started
+                last = state.step == self.total_steps
+                if state.step % runner.log_step == 0 or last:
+                    counter.set_postfix(self._log(), refresh=False)
+                if state.step % runner.eval_step == 0 or last:
+                    self._evaluate()
+                stopping = (
+                    self.world.any(stop.is_set())
+                    if self.world.ranks == 1 or state.step % runner.log_step == 0
+                    else False
+                )
+                if (
+                    state.step % runner.save_step == 0
+                    or state.step % runner.eval_step == 0
+                    or last
+                    or stopping
+                    or state.done
+                ):
+                    self._save()
+                if stopping and not last:
+                    raise Interrupted(
+                        f"stopped at step {state.step} of {self.total_steps}, all saved; the same command goes on from there"
+                    )
+        if state.best_step is not None:
+            self.probe.load_state_dict(self.checkpoint.read_best(state.best_step))
+        return state
+
+    def _stream(self) -> Iterator[list[tuple[Ready, float]]]:
+        """Windows of this rank's batches, from the saved position on; the weight is 0 where a rank's share is empty and it only keeps step."""
+        state, train = self.standing, self.items["train"]
+        while True:
+            todo = self._windows(state.epoch)[state.window :]
+            shares = [[(deal(batch, self.world.rank, self.world.ranks), batch) for batch in window] for window in todo]
+            groups = [
+                [train[index] for index in (share if len(share) else batch[:1])]
+                for window in shares
+                for share, batch in window
+            ]
+            ready = self.feed(groups)
+            for window in shares:
+                state.window += 1
+                yield [(next(ready), 1.0 if len(share) else 0.0) for share, _ in window]
+            state.epoch, state.window = state.epoch + 1, 0
+
+    def _step(self, window: list[tuple[Ready, float]]) -> None:
+        """One optimiser step: sums are back-propagated and divided once by the count over micro-batches and ranks."""
+        counts = torch.zeros((), dtype=torch.float64, device=self.device)
+        for position, (ready, weight) in enumerate(window):
+            final = position == len(window) - 1
+            hold = nullcontext() if final or self.world.ranks == 1 else self.module.no_sync()  # type: ignore[operator]
+            with hold:
+                with autocast(self.config, self.device):
+                    output, _ = self.module(ready.states, ready.lengths, ready.batch.inputs, ready.x)
+                total, count = self.task.loss(output, ready.batch)
+                counts += count * weight
+                self.running += torch.stack([total.detach().double(), count.double()]) * weight
+                # DistributedDataParallel averages over ranks; times their number it is the sum again.
+                self.scaler.scale(total * (weight * self.world.ranks)).backward()
+        counts = self.world.sum(counts)
+        self.scaler.unscale_(self.optimizer)
+        gradients = [parameter.grad for parameter in self.parameters if parameter.grad is not None]
+        torch._foreach_div_(gradients, counts.clamp(min=1).to(gradients[0].dtype))
+        norm = nn.utils.clip_grad_norm_(self.parameters, self.config.runner.gradient_clipping)
+        if not self.scaler.is_enabled():
+            self.broken |= ~torch.isfinite(norm)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.optimizer.zero_grad(set_to_none=True)
+        if self.scheduler is not None:
+            self.scheduler.step()
+        self.standing.step += 1
+
+    def _log(self) -> dict[str, Any]:
+        self._check()
+        total, count = self.world.sum(self.running).tolist()
+        self.running.zero_()
+        loss = total / max(count, 1.0)
+        rate = self.optimizer.param_groups[0]["lr"]
+        self.standing.history.append({"step": self.standing.step, "loss": loss, "lr": rate})
+        if self.events is not None:
+            self.events.add_scalar("train/loss", loss, self.standing.step)
+            self.events.add_scalar("train/lr", rate, self.standing.step)
+        return {
+            "loss": f"{loss:.3f}",
+            **({"dev": f"{self.standing.best:.4g}"} if self.standing.best is not None else {}),
+        }
+
+    def _check(self) -> None:
+        """A gradient that was not finite ends the run: skipped in silence, it would be a wrong number."""
+        if bool(self.world.sum(self.broken.double())) or (self.scaler.is_enabled() and self.scaler.get_scale() < 1):
+            raise HeadwaterError(
+                f"training diverged: a gradient was NaN or infinite at or before step {self.standing.step}; lower optimizer.lr (now {self.config.optimizer.lr:g}) or runner.gradient_clipping"
+            )
+
+    def _evaluate(self) -> None:
+        self._check()
+        state, runner = self.standing, self.config.runner
+        if not self.items.get("dev"):
+            self._keep_best(state.step, None)
+            return
+        scores = evaluate(self.probe, self.task, self.feed, self.items["dev"], "dev", self.config, self.world)
+        measure = self.task.spec.measures_of("dev")[0]
+        value = scores.first()
+        state.history.append({"step": state.step, "dev": {measure.name: value}})
+        if self.events is not None:
+            self.events.add_scalar(f"dev/{measure.name}", value, state.step)
+        gain = 0.0 if state.best is None else (value - state.best if measure.higher_is_better else state.best - value)
+        first = state.best is None
+        # A tie goes to the later step: where dev is saturated, that is the better trained one.
+        if first or gain >= 0:
+            self._keep_best(state.step, value)
+        state.since_best = 0 if first or gain > 0 else state.since_best + 1
+        state.done = runner.patience is not None and state.since_best >= runner.patience
+
+    def _keep_best(self, step: int, value: float | None) -> None:
+        self.standing.best_step, self.standing.best = step, value
+        if self.world.first:
+            self.checkpoint.write_best(step, self.probe.state_dict())
+
+    def _save(self) -> None:
+        self._check()
+        rngs, running = self.world.gather(rng_state()), self.world.sum(self.running)
+        if not self.world.first:
+            return
+        state = {
+            "standing": vars(self.standing),
+            "probe": self.probe.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scheduler": self.scheduler.state_dict() if self.scheduler is not None else None,
+            "scaler": self.scaler.state_dict(),
+            "rng": rngs,
+            "running": running,
+        }
+        self.checkpoint.save(state, self.standing.best_step)
+
+    def _resume(self) -> None:
+        state = self.checkpoint.load()
+        if state is None:
+            return
+        self.standing = Standing(**state["standing"])
+        self.probe.load_state_dict(state["probe"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        if self.scheduler is not None:
+            self.scheduler.load_state_dict(state["scheduler"])
+        self.scaler.load_state_dict(state["scaler"])
+        if self.world.first:
+            self.running.copy_(state["running"])
+        if len(state["rng"]) == self.world.ranks:
+            set_rng_state(state["rng"][self.world.rank])
+
+
+@contextmanager
+def stop_signals() -> Iterator[Any]:
+    """An event that Ctrl-C and SIGTERM set, so that the loop stops between two steps; a second Ctrl-C stops at once."""
+    import threading
+
+    stop = threading.Event()
+
+    def handle(number: int, frame: Any) -> None:
+        if stop.is_set():
+            raise KeyboardInterrupt
+        stop.set()
+
+    before = {}
+    if threading.current_thread() is threading.main_thread():
+        before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
