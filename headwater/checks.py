@@ -109,8 +109,8 @@ def _alone(model: Upstream, load: Callable[[], Upstream]) -> str | None:
             error = float((a - b).abs().max()) / scale
             if error > TOLERANCE:
                 return (
-                    f"state {layer!r} of {len(wav)} samples differs by {error:.1e} (relative to its RMS) between alone and in a batch: mask what lies beyond the "
-                    "lengths, or say `padding_invariant: false` on the card"
+                    f"state {layer!r} of {len(wav)} samples differs by {error:.1e} (relative to its RMS) between alone and in a batch: "
+                    "mask what lies beyond the lengths, or say `padding_invariant: false` on the card"
                 )
     return None
 

@@ -65,7 +65,9 @@ class DataConfig(Section):
         "auto", description="auto keeps the corpus' own splits; make replaces them by made ones"
     )
     min_utterances: int = Field(1, ge=1, description="speakers (classes) with fewer utterances are left out")
-    channel: str | int = Field("single", description="single (more channels are an error), mean, or a channel number")
+    channel: Literal["single", "mean"] | int = Field(
+        "single", description="single (more channels are an error), mean, or a channel number"
+    )
     resample: bool = Field(False, description="resample audio of another rate instead of refusing it")
     skip_bad_audio: bool = False
     limit: int | None = Field(None, ge=1, description="at most so many utterances of each split: for trying things out")

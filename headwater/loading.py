@@ -42,7 +42,8 @@ def _foreign(expert: type[nn.Module], card: Card, ckpt: str | None, settings: Ma
     frontend = arguments.pop("frontend", getattr(expert, "frontend", None))
     if not isinstance(frontend, str):
         raise UsageError(
-            f'upstream {card.name!r} is a plain nn.Module and names no front-end: set `frontend = "fbank"` in the class, `frontend: fbank` in its card or -g file, '
+            f'upstream {card.name!r} is a plain nn.Module and names no front-end: set `frontend = "fbank"` in the class, '
+            "`frontend: fbank` in its card or -g file, "
             "or -o upstream.config.frontend=fbank (any of `headwater ls upstreams` that has no layers of its own)"
         )
     try:

@@ -101,7 +101,8 @@ class Phone(ClassificationTask):
         missing = [name for name in lengths if name not in labels.labels]
         if missing:
             raise DataError(
-                f"{self.data.labels}: no labels for {len(missing)} of {len(lengths)} utterances, the first is {missing[0]!r}; labels are found by utterance id (the file's stem)"
+                f"{self.data.labels}: no labels for {len(missing)} of {len(lengths)} utterances, the first is {missing[0]!r}; "
+                "labels are found by utterance id (the file's stem)"
             )
         for name, samples in lengths.items():
             due, given = num_labels(samples), len(labels.labels[name])
@@ -111,7 +112,8 @@ class Phone(ClassificationTask):
                 )
             if abs(due - given) > 2:
                 raise DataError(
-                    f"{self.data.labels}: utterance {name!r} has {given} labels, and its {samples} samples carry {due} (one every 10 ms, 25 ms windows): labels of another hop or file"
+                    f"{self.data.labels}: utterance {name!r} has {given} labels, and its {samples} samples carry {due} "
+                    "(one every 10 ms, 25 ms windows): labels of another hop or file"
                 )
 
     def head(self, upstream: UpstreamSpec) -> nn.Module:

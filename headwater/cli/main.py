@@ -125,7 +125,8 @@ def _print_card(card: Card) -> None:
         else:
             rate = model.sample_rate
             print(
-                f"  {'output':<12} {model.out_dim} dims every {1000 * model.stride / rate:g} ms at {rate} Hz; centre of the first frame at sample {model.offset:g}"
+                f"  {'output':<12} {model.out_dim} dims every {1000 * model.stride / rate:g} ms at {rate} Hz; "
+                f"centre of the first frame at sample {model.offset:g}"
             )
             print(f"  {'layers':<12} {', '.join(model.layer_names)}")
             print(f"  {'parameters':<12} {sum(parameter.numel() for parameter in model.parameters())}")

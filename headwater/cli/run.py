@@ -249,16 +249,22 @@ def _train(args: argparse.Namespace, config: RunConfig) -> int:
         folder = run_path(args.past_exp)
     from headwater.train.runner import run
 
-    result = run(
-        config, folder=folder, device=args.device, fresh=args.fresh, dry_run=args.dry_run, bundle=args.bundle,
-        init_ckpt=Path(args.init_ckpt) if args.init_ckpt else None, say=say,
-    )  # fmt: skip
-    if result:
-        report(result)
+    result, path = run(
+        config,
+        folder=folder,
+        device=args.device,
+        fresh=args.fresh,
+        dry_run=args.dry_run,
+        bundle=args.bundle,
+        init_ckpt=Path(args.init_ckpt) if args.init_ckpt else None,
+        say=say,
+    )
+    if result is not None:
+        report(result, path)
     return 0
 
 
-def report(result: dict[str, Any]) -> None:
+def report(result: dict[str, Any], folder: Path | None = None) -> None:
     """The answer, each number with its interval; what must be known about it comes last."""
     from headwater.metrics import Metric
 
@@ -268,15 +274,16 @@ def report(result: dict[str, Any]) -> None:
             chance = f", chance {metric.chance:.2f} {metric.unit}".rstrip() if metric.chance is not None else ""
             over = f", {metric.clusters} clusters" if metric.clusters not in (None, metric.n) else ""
             say(f"{split:<10} {name} {metric.describe()}, n = {metric.n}{over}{chance}")
-    if result.get("folder"):
-        say(f"result     {result['folder']} (report.html shows it)")
+    if folder is not None:
+        say(f"result     {folder / 'result.json'}; {folder / 'report.html'} shows it")
     for note in result["notes"]:
         if "not distinguishable from chance" in note:
             say(f"WARNING    {note}")
 
 
 def _evaluate(args: argparse.Namespace) -> int:
-    from headwater.train.runner import extract, reopen, score
+    from headwater.train.parts import reopen
+    from headwater.train.runner import extract, score
 
     path = run_path(args.past_exp)
     overrides = merge({k: v for k, v in _flags(args).items() if k in ("data", "seed")}, parse_overrides(args.override))
@@ -288,7 +295,7 @@ def _evaluate(args: argparse.Namespace) -> int:
     parts.items = {split: parts.items[split]}
     extract(parts)
     scores = score(parts, [split])[split]
-    metrics = scores.result(seed=parts.config.seed)
+    metrics = scores.result()
     report({"metrics": {split: {name: metric.to_json() for name, metric in metrics.items()}}, "notes": parts.notes})
     if args.out is not None:
         from headwater.results.files import write_rows
@@ -299,7 +306,11 @@ def _evaluate(args: argparse.Namespace) -> int:
 
 
 def _only_data(overrides: dict[str, Any]) -> None:
-    other = [key for key in flatten(overrides) if not key.startswith(("data.", "batch.", "store.", "upstream.ckpt"))]
+    other = [
+        key
+        for key, value in flatten(overrides).items()
+        if value != {} and not key.startswith(("data.", "batch.", "store.", "upstream.ckpt"))
+    ]
     if other:
         raise UsageError(
             f"-o {other[0]}: a finished run keeps its settings; only data.*, batch.*, store.* and upstream.ckpt can be given to -m evaluate and -m predict"
@@ -307,8 +318,8 @@ def _only_data(overrides: dict[str, Any]) -> None:
 
 
 def _predict(args: argparse.Namespace) -> int:
+    from headwater.train.parts import reopen
     from headwater.train.predict import predict, write_predictions
-    from headwater.train.runner import reopen
 
     files = [
         *args.files,

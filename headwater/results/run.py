@@ -47,7 +47,10 @@ class RunFolder:
         return (self.path / "identity.json").is_file()
 
     def check(self, identity: Mapping[str, Any], *, fresh: bool) -> None:
-        """`UsageError` where this folder cannot take a run of this identity: it holds other settings, or somebody's files, or cannot be written. Writes nothing."""
+        """`UsageError` where this folder cannot take a run of this identity: other settings, somebody's files, no right to write.
+
+        Writes nothing.
+        """
         path = self.path
         if path.exists() and not path.is_dir():
             raise UsageError(f"{path} is a file; a run needs a folder")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -47,10 +48,21 @@ class Measured:
 def load_corpus(data: DataConfig, demo: Callable[[], Corpus]) -> Corpus:
     """The corpus that the settings name; the demo corpus without a path."""
     if data.path is None:
-        return demo()
+        corpus = demo()
+        return corpus.with_utterances(
+            corpus.utterances,
+            "no --data: this is the demo, synthetic speech; its numbers say nothing about human speech",
+        )
     return read_corpus(
-        data.path, root=data.root, reader=data.reader, splits=data.splits, train_list=data.train_list, dev_list=data.dev_list, test_list=data.test_list, split_file=data.split_file
-    )  # fmt: skip
+        data.path,
+        root=data.root,
+        reader=data.reader,
+        splits=data.splits,
+        train_list=data.train_list,
+        dev_list=data.dev_list,
+        test_list=data.test_list,
+        split_file=data.split_file,
+    )
 
 
 def measured(
@@ -74,18 +86,15 @@ def measured(
         raise DataError(
             f"{data.path or corpus.name}: the split {missing[0]!r} has no utterances; this task needs {', '.join(needed)}"
         )
-    chosen = [utterance for name in corpus.splits() for utterance in corpus.split(name)[: data.limit]]
+    parts = {name: spread(corpus.split(name), data.limit) for name in corpus.splits()}
+    chosen = [utterance for part in parts.values() for utterance in part]
     good, samples, skipped = measure(
         chosen, sample_rate=rate, resample=data.resample, channel=data.channel, skip_bad=data.skip_bad_audio
     )
     lengths = {utterance.id: int(count) for utterance, count in zip(good, samples, strict=True)}
     splits = {
-        name: [
-            (utterance, lengths[utterance.id])
-            for utterance in corpus.split(name)[: data.limit]
-            if utterance.id in lengths
-        ]
-        for name in corpus.splits()
+        name: [(utterance, lengths[utterance.id]) for utterance in part if utterance.id in lengths]
+        for name, part in parts.items()
     }
     for name in needed:
         if not splits[name]:
@@ -98,3 +107,15 @@ def measured(
     return Measured(
         corpus, splits, [{"id": name, "path": str(path), "reason": reason} for name, path, reason in skipped], notes
     )
+
+
+def spread(utterances: Sequence[Utterance], limit: int | None) -> list[Utterance]:
+    """At most `limit` utterances: the first of every speaker, then the second of every one, and so on. All of them without a limit."""
+    if limit is None:
+        return list(utterances)
+    turns: Counter[str | None] = Counter()
+    ranked = []
+    for utterance in utterances:
+        ranked.append((turns[utterance.speaker], utterance))
+        turns[utterance.speaker] += 1
+    return [utterance for _, utterance in sorted(ranked, key=lambda pair: pair[0])][:limit]

@@ -49,6 +49,11 @@ class World:
         """True on every rank where it is true on one."""
         return flag if self.ranks == 1 else any(self.gather(flag))
 
+    def barrier(self) -> None:
+        """Wait until every rank is here: what the first rank wrote before is there for all."""
+        if self.ranks > 1:
+            dist.barrier()
+
     def close(self) -> None:
         if self.ranks > 1 and dist.is_initialized():
             dist.destroy_process_group()

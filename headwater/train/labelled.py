@@ -64,6 +64,9 @@ class LabelledTask(ClassificationTask):
             if len(classes) < 2:
                 raise DataError(f"the train split has {len(classes)} {self.noun}; at least two are needed")
             self.specify(self.config.level, classes, commonest([label for _, _, label in parts["test"]]))
+        if self.data.limit is not None:
+            known = set(self.classes)
+            parts = {split: [row for row in part if row[2] in known] for split, part in parts.items()}
         return {
             split: [
                 Item(utterance, samples, {"class": self.class_index(label, f"{utterance.path} ({split})")})

@@ -173,6 +173,7 @@ class Trainer:
                     raise Interrupted(
                         f"stopped at step {state.step} of {self.total_steps}, all saved; the same command goes on from there"
                     )
+        self.world.barrier()
         if state.best_step is not None:
             self.probe.load_state_dict(self.checkpoint.read_best(state.best_step))
         return state
@@ -241,7 +242,8 @@ class Trainer:
         """A gradient that was not finite ends the run: skipped in silence, it would be a wrong number."""
         if bool(self.world.sum(self.broken.double())) or (self.scaler.is_enabled() and self.scaler.get_scale() < 1):
             raise HeadwaterError(
-                f"training diverged: a gradient was NaN or infinite at or before step {self.standing.step}; lower optimizer.lr (now {self.config.optimizer.lr:g}) or runner.gradient_clipping"
+                f"training diverged: a gradient was NaN or infinite at or before step {self.standing.step}; "
+                f"lower optimizer.lr (now {self.config.optimizer.lr:g}) or runner.gradient_clipping"
             )
 
     def _evaluate(self) -> None:

@@ -18,7 +18,7 @@ from headwater.data.measure import measure
 from headwater.errors import DataError, UsageError
 from headwater.results.files import write_bytes
 from headwater.train.loop import autocast, seconds_of
-from headwater.train.runner import Prepared
+from headwater.train.parts import Prepared
 from headwater.train.task import Item
 
 SUFFIXES = (".wav", ".flac", ".ogg", ".opus", ".mp3")

@@ -147,7 +147,10 @@ class Task(ABC):
 
     @abstractmethod
     def corpora(self) -> dict[str, list[Item]]:
-        """Items of "train", "dev" and any number of tests, from `data` or the demo corpus. Sets `spec`, `notes` and `description` (the `data` part of a result)."""
+        """Items of "train", "dev" and any number of tests, from `data` or the demo corpus.
+
+        Sets `spec`, `notes` and `description` (the `data` part of a result).
+        """
 
     @abstractmethod
     def head(self, upstream: UpstreamSpec) -> nn.Module:
