@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from headwater.config import Section
 from headwater.data.corpus import Corpus
 from headwater.data.trials import Trials, read_trials
-from headwater.errors import DataError, UsageError
+from headwater.errors import DataError, HeadwaterError, UsageError
 from headwater.metrics import Eer, Measure, MinDcf, Ratio
 from headwater.nn.heads import MeanPool, PooledLinear
 from headwater.nn.upstream import UpstreamSpec
@@ -55,6 +55,11 @@ class TrialAccumulator(Accumulator):
     def rows(self) -> list[dict[str, Any]]:
         trials, utterances = self.trials, self.trials.utterances
         table = np.stack([self._embeddings[utterance.id] for utterance in utterances])
+        for utterance, finite in zip(utterances, np.isfinite(table).all(1).tolist(), strict=True):
+            if not finite:
+                raise HeadwaterError(
+                    f"the embedding of {utterance.id!r} is NaN or infinite: training diverged (lower optimizer.lr), or the upstream gives such values"
+                )
         table /= np.maximum(np.linalg.norm(table, axis=1, keepdims=True), 1e-12)
         scores = np.einsum("ij,ij->i", table[trials.enrol], table[trials.test])
         seen: Counter[str] = Counter()
@@ -135,6 +140,11 @@ class Verification(Task):
             needed=("test",),
         )
         self.trials = self._without(trials, test)
+        if len(np.unique(self.trials.labels)) < 2:
+            raise DataError(
+                f"{self.data.trials or 'the list'}: all {len(self.trials)} trials have the same label; "
+                "verification is measured on both, one speaker (1) and two (0)"
+            )
         pairs = [
             self.trials.labels.tolist(),
             [utterance.id for utterance in self.trials.utterances],

@@ -65,7 +65,8 @@ def splice(frames: Tensor, lengths: Tensor, context: int) -> Tensor:
     if context == 1:
         return frames
     reach = context // 2
-    position = torch.arange(frames.shape[1], device=frames.device)
-    last = (lengths - 1)[:, None]
-    shifted = [torch.minimum((position + shift).clamp(min=0)[None, :], last) for shift in range(-reach, reach + 1)]
-    return torch.cat([torch.take_along_dim(frames, index[:, :, None], dim=1) for index in shifted], dim=2)
+    position = torch.arange(-reach, frames.shape[1] + reach, device=frames.device).clamp(min=0)
+    own = torch.minimum(position[None, :], (lengths - 1)[:, None])
+    # One gather pads each utterance with its own edges; the neighbours are then a view.
+    padded = frames[torch.arange(len(frames), device=frames.device)[:, None], own]
+    return padded.unfold(1, context, 1).transpose(2, 3).reshape(*frames.shape[:2], -1)

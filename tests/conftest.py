@@ -1,0 +1,79 @@
+"""What all tests share: where real data may lie, the demo corpus made once, and commands run in this process."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from filelock import FileLock
+
+ROOT = Path(__file__).resolve().parent.parent
+SHARED = ROOT.parent / "shared"
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of parity cases and real speech beside the repository, or a skip that says so."""
+    if not SHARED.is_dir():
+        pytest.skip(f"no {SHARED.name}/ beside the repository: parity cases and real speech lie there")
+    return SHARED
+
+
+@pytest.fixture(scope="session")
+def demo_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache with the demo corpus in it, made once for all test processes."""
+    from headwater.data.demo import demo_folder
+
+    base = tmp_path_factory.getbasetemp()
+    cache = (base.parent if os.environ.get("PYTEST_XDIST_WORKER") else base) / "cache"
+    cache.mkdir(exist_ok=True)
+    with FileLock(str(cache) + ".lock"):
+        demo_folder(cache)
+    return cache
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a command said and how it ended."""
+
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture()
+def command(
+    tmp_path: Path, demo_cache: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., Answer]:
+    """Run `headwater VERB ...` in this process, in an empty folder, with the demo corpus at hand."""
+    from headwater.cli.main import main
+    from headwater.cli.shell import guarded
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HEADWATER_CACHE", str(demo_cache))
+
+    def run(*arguments: object) -> Answer:
+        capsys.readouterr()
+        try:
+            code = guarded(main, [str(argument) for argument in arguments])
+        except SystemExit as ended:
+            code = int(ended.code or 0)
+        said = capsys.readouterr()
+        return Answer(code, said.out, said.err)
+
+    return run
+
+
+@pytest.fixture()
+def fresh_registry(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Plugins registered in a test are gone after it."""
+    from headwater.registry import registries
+
+    for registry in registries.values():
+        monkeypatch.setattr(registry, "_cards", dict(registry.cards))
+        monkeypatch.setattr(registry, "_aliases", dict(registry._aliases))
