@@ -12,20 +12,23 @@ import types
 import typing
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from headwater.errors import UsageError, nearest
 
 Model = TypeVar("Model", bound=BaseModel)
 
 
+Share = Annotated[float, Field(ge=0, lt=1)]
+
+
 class Section(BaseModel):
     """A group of settings; an unknown key is an error."""
 
-    model_config = ConfigDict(extra="forbid", validate_default=True)
+    model_config = ConfigDict(extra="forbid", validate_default=True, allow_inf_nan=False)
 
 
 class UpstreamConfig(Section):
@@ -72,12 +75,19 @@ class DataConfig(Section):
     skip_bad_audio: bool = False
     limit: int | None = Field(None, ge=1, description="at most so many utterances of each split: for trying things out")
 
+    @field_validator("channel", mode="before")
+    @classmethod
+    def _channel(cls, value: Any) -> Any:
+        if value in ("single", "mean") or (isinstance(value, int) and not isinstance(value, bool) and value >= 0):
+            return value
+        raise ValueError("it must be single, mean or the number of a channel, from 0")
+
 
 class OptimizerConfig(Section):
     name: Literal["AdamW", "Adam", "SGD"] = "AdamW"
     lr: float = Field(1e-3, gt=0)
     weight_decay: float = Field(0.0, ge=0)
-    betas: tuple[float, float] = (0.9, 0.999)
+    betas: tuple[Share, Share] = (0.9, 0.999)
     eps: float = Field(1e-8, gt=0)
     momentum: float = Field(0.0, ge=0)
 
@@ -132,6 +142,9 @@ class StoreConfig(Section):
     memory_gib: float = Field(4.0, ge=0)
 
 
+POLYNOMIAL_END = 1e-7  # of transformers.get_scheduler
+
+
 class RunConfig(Section):
     """Everything that decides an evaluation."""
 
@@ -146,6 +159,12 @@ class RunConfig(Section):
     specaug: SpecAugConfig | None = None
     store: StoreConfig = Field(default_factory=StoreConfig)
     seed: int = Field(1337, ge=0)
+
+    @model_validator(mode="after")
+    def _falls(self) -> RunConfig:
+        if self.scheduler.name == "polynomial" and self.optimizer.lr <= POLYNOMIAL_END:
+            raise ValueError(f"the polynomial schedule ends at {POLYNOMIAL_END:g}: optimizer.lr must be larger")
+        return self
 
 
 # Settings that say where things lie, how often something is printed or how memory is spent, not what comes out. Data is identified by its content.
@@ -176,10 +195,14 @@ def validate(model: type[Model], settings: Mapping[str, Any], where: str = "") -
             if item["type"] == "extra_forbidden":
                 known = _keys_at(model, path[:-1])
                 lines.append(f"unknown setting {key!r}.{nearest(path[-1], known)} Known here: {', '.join(known)}.")
+            elif item["type"] in ("model_type", "dict_type"):
+                lines.append(f"setting {key!r} is a group of settings (key: value), not {item['input']!r}")
             elif item["type"] == "missing":
                 lines.append(f"setting {key!r} is missing")
             else:
-                lines.append(f"setting {key!r}: {item['msg'].removeprefix('Value error, ')}; got {item['input']!r}")
+                text = item["msg"].removeprefix("Value error, ")
+                # A check of several settings together has no key of its own.
+                lines.append(f"setting {key!r}: {text}; got {item['input']!r}" if key else text)
         raise UsageError("\n".join(lines)) from None
 
 
@@ -233,6 +256,8 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
         raise UsageError(f"{path}: not readable ({error})") from None
     except yaml.YAMLError as error:
         raise UsageError(f"{path}: not YAML: {error}") from None
+    except RecursionError:
+        raise UsageError(f"{path}: nested too deeply for settings") from None
     if settings is None:
         return {}
     if not isinstance(settings, dict):
@@ -254,7 +279,7 @@ def parse_overrides(texts: list[str]) -> dict[str, Any]:
             )
         try:
             parsed = yaml.load(value, Loader=_Loader)
-        except yaml.YAMLError:
+        except (yaml.YAMLError, RecursionError):
             parsed = value
         target = settings
         for part in parts[:-1]:

@@ -21,6 +21,14 @@ class DataError(HeadwaterError):
     exit_code = 3
 
 
+def place_of(error: BaseException) -> str:
+    """`FILE:LINE` where an exception of a user's code was raised."""
+    import traceback
+
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{last.filename}:{last.lineno}"
+
+
 def nearest(name: str, known: list[str], count: int = 3) -> str:
     """A phrase such as ` Did you mean "fbank"?`, or the empty string when nothing in `known` is close to `name`."""
     import difflib

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from headwater.config import merge, read_yaml
-from headwater.errors import UsageError
+from headwater.errors import UsageError, place_of
 from headwater.nn.upstream import ForeignUpstream, Upstream, refuse_ckpt
 from headwater.registry import Card, upstreams
 
@@ -48,6 +48,8 @@ def _foreign(expert: type[nn.Module], card: Card, ckpt: str | None, settings: Ma
         )
     try:
         module = expert(**arguments)
-    except TypeError as error:
-        raise UsageError(f"upstream {card.name!r}: {card.expert}({', '.join(arguments)}) failed: {error}") from None
+    except Exception as error:
+        raise UsageError(
+            f"upstream {card.name!r}: {card.expert}({', '.join(arguments)}) failed: {type(error).__name__}: {error} ({place_of(error)})"
+        ) from None
     return ForeignUpstream(module, load_upstream(frontend).frontend)

@@ -15,7 +15,7 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from headwater.errors import UsageError, nearest
+from headwater.errors import UsageError, nearest, place_of
 from headwater.paths import expert_root
 
 Kind = Literal["upstream", "downstream", "pretrain"]
@@ -163,7 +163,7 @@ def add_plugin(path: str | Path) -> None:
 def _add_file(path: Path) -> None:
     try:
         tree = ast.parse(path.read_text(encoding="utf-8"))
-    except (SyntaxError, UnicodeDecodeError) as error:
+    except (SyntaxError, ValueError) as error:  # ValueError: another encoding, zero bytes
         raise UsageError(f"--plugin {path}: not a Python file ({error})") from None
     classes = [node for node in tree.body if isinstance(node, ast.ClassDef) and not node.name.startswith("_")]
     if not classes:
@@ -193,7 +193,9 @@ def _import_plugin(plugin: Path, folder: Path) -> ModuleType:
     sys.modules[name] = module
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         del sys.modules[name]
-        raise UsageError(f"--plugin {plugin}: importing {source} failed: {type(error).__name__}: {error}") from error
+        raise UsageError(
+            f"--plugin {plugin}: importing {source} failed: {type(error).__name__}: {error} ({place_of(error)})"
+        ) from error
     return module

@@ -139,6 +139,7 @@ class Verification(Task):
             rate=RATE,
             needed=("test",),
         )
+        self.notes += [note for note in test.notes if note not in self.notes]
         self.trials = self._without(trials, test)
         if len(np.unique(self.trials.labels)) < 2:
             raise DataError(

@@ -137,7 +137,8 @@ def settings_of(args: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
     if args.past_exp is not None:
         base = read_yaml(run_path(args.past_exp) / "config.yaml")
     name = args.downstream or base.get("downstream")
-    upstream = args.upstream or base.get("upstream", {}).get("name")
+    held = base.get("upstream")
+    upstream = args.upstream or (held.get("name") if isinstance(held, dict) else None)
     if name is None or upstream is None:
         lists = f"tasks: {', '.join(card.name for card in downstreams)}; upstreams: {', '.join(card.name for card in upstreams)}"
         raise UsageError(f"-u UPSTREAM and -d TASK are needed ({lists})")
@@ -221,10 +222,7 @@ def main(arguments: Sequence[str]) -> int:
     if args.mode in ("evaluate", "predict", "inference"):
         if args.past_exp is None:
             raise UsageError(f"-m {args.mode} needs -e RUN_FOLDER, the run to use")
-        if args.upstream or args.downstream or args.config:
-            raise UsageError(
-                f"-m {args.mode} takes upstream, task and settings from the run folder; leave -u, -d and -c out"
-            )
+        _refuse_training_flags(args)
         return _evaluate(args) if args.mode == "evaluate" else _predict(args)
     if args.files:
         raise UsageError(f"{args.files[0]}: files are for -m predict; data to train on goes behind --data")
@@ -238,7 +236,31 @@ def main(arguments: Sequence[str]) -> int:
         raise UsageError("upstream.freeze has a meaning only with -f (--fine_tune); a frozen upstream is frozen whole")
     if args.expname and args.expdir:
         raise UsageError("-n names a run in result/downstream, -p its whole folder: give one of them")
+    if args.expname and (Path(args.expname).is_absolute() or ".." in Path(args.expname).parts):
+        raise UsageError(f"-n {args.expname}: a name in result/downstream is needed; a folder elsewhere goes behind -p")
     return _train(args, config)
+
+
+def _refuse_training_flags(args: argparse.Namespace) -> None:
+    """`UsageError` for a flag that evaluation and prediction would have to ignore."""
+    for flag, value in (
+        ("-u", args.upstream),
+        ("-d", args.downstream),
+        ("-c", args.config),
+        ("-v", args.downstream_variant),
+        ("-n", args.expname),
+        ("-p", args.expdir),
+        ("-i", args.init_ckpt),
+        ("--fresh", args.fresh),
+        ("--bundle", args.bundle),
+        ("--dry-run", args.dry_run),
+    ):
+        if value:
+            raise UsageError(
+                f"{flag} has no meaning with -m {args.mode}: upstream, task and settings are those of the run folder (-e)"
+            )
+    if args.mode == "evaluate" and args.files:
+        raise UsageError(f"{args.files[0]}: files are for -m predict; a corpus to evaluate on goes behind --data")
 
 
 def _train(args: argparse.Namespace, config: RunConfig) -> int:
@@ -276,7 +298,7 @@ def report(result: dict[str, Any], folder: Path | None = None) -> None:
             say(f"{split:<10} {name} {metric.describe()}, n = {metric.n}{over}{chance}")
     if folder is not None:
         say(f"result     {folder / 'result.json'}; {folder / 'report.html'} shows it")
-    for note in result["notes"]:
+    for note in result.get("notes", []):
         if "not distinguishable from chance" in note:
             say(f"WARNING    {note}")
 
@@ -286,7 +308,7 @@ def _evaluate(args: argparse.Namespace) -> int:
     from headwater.train.runner import extract, score
 
     path = run_path(args.past_exp)
-    overrides = merge({k: v for k, v in _flags(args).items() if k in ("data", "seed")}, parse_overrides(args.override))
+    overrides = merge(_flags(args), parse_overrides(args.override))
     _only_data(overrides)
     parts = reopen(path, data=args.data, device=args.device, overrides=overrides, say=say, with_data=True)
     split = args.evaluate_split or "test"
@@ -309,17 +331,17 @@ def _only_data(overrides: dict[str, Any]) -> None:
     other = [
         key
         for key, value in flatten(overrides).items()
-        if value != {} and not key.startswith(("data.", "batch.", "store.", "upstream.ckpt"))
+        if value != {} and key != "upstream.ckpt" and not key.startswith(("data.", "batch.", "store."))
     ]
     if other:
         raise UsageError(
-            f"-o {other[0]}: a finished run keeps its settings; only data.*, batch.*, store.* and upstream.ckpt can be given to -m evaluate and -m predict"
+            f"{other[0]}: a finished run keeps its settings; only data.*, batch.*, store.* and upstream.ckpt can be given to -m evaluate and -m predict"
         )
 
 
 def _predict(args: argparse.Namespace) -> int:
     from headwater.train.parts import reopen
-    from headwater.train.predict import predict, write_predictions
+    from headwater.train.predict import check_name, predict, write_predictions
 
     files = [
         *args.files,
@@ -330,8 +352,11 @@ def _predict(args: argparse.Namespace) -> int:
         raise UsageError(
             "-m predict needs audio files or folders: run_downstream.py -m predict -e RUN_FOLDER a.wav FOLDER"
         )
-    overrides = merge({"data": {"skip_bad_audio": True}} if args.skip_bad_audio else {}, parse_overrides(args.override))
+    flags = _flags(args)
+    flags["data"].pop("path", None)
+    overrides = merge(flags, parse_overrides(args.override))
     _only_data(overrides)
+    check_name(args.out)
     quiet = args.out is None
     parts = reopen(
         run_path(args.past_exp),

@@ -106,7 +106,7 @@ def translate_config(settings: Mapping[str, Any]) -> tuple[dict[str, Any], list[
     }
     notes: list[str] = []
     sections: dict[str, dict[str, Any]] = {
-        name: dict(settings.get(name) or {}) for name in ("runner", "optimizer", "scheduler")
+        name: dict(_group(settings.get(name), name)) for name in ("runner", "optimizer", "scheduler")
     }
     for key in sorted(DROPPED_RUNNER & set(sections["runner"])):
         del sections["runner"][key]
@@ -114,15 +114,14 @@ def translate_config(settings: Mapping[str, Any]) -> tuple[dict[str, Any], list[
     if "fp16" in sections["runner"]:
         sections["runner"].setdefault("precision", "fp16" if sections["runner"].pop("fp16") else "fp32")
     _optimizer(sections, notes)
-    if sections["scheduler"].get("name") in SCHEDULES:
-        sections["scheduler"]["name"] = SCHEDULES[sections["scheduler"]["name"]]
+    schedule = sections["scheduler"].get("name")
+    if isinstance(schedule, str) and schedule in SCHEDULES:
+        sections["scheduler"]["name"] = SCHEDULES[schedule]
     if "num_warmup_steps" in sections["scheduler"]:
         sections["scheduler"]["warmup_steps"] = sections["scheduler"].pop("num_warmup_steps")
     sections["scheduler"].pop("num_training_steps", None)
-    expert = settings.get("downstream_expert") or {}
-    if not isinstance(expert, Mapping):
-        raise UsageError(f"downstream_expert: a mapping is needed, got {expert!r}")
-    _datarc(expert.get("datarc") or {}, ours, notes)
+    expert = _group(settings.get("downstream_expert"), "downstream_expert")
+    _datarc(_group(expert.get("datarc"), "downstream_expert.datarc"), ours, notes)
     notes += [
         f"downstream_expert.{key} {NO_EFFECT}: the head is chosen by the task and `task.*`"
         for key in expert
@@ -132,11 +131,18 @@ def translate_config(settings: Mapping[str, Any]) -> tuple[dict[str, Any], list[
     return ours, notes
 
 
+def _group(settings: Any, name: str) -> Mapping[str, Any]:
+    """A section as it was given; empty where it was not. `UsageError` for a single value."""
+    if settings is not None and not isinstance(settings, Mapping):
+        raise UsageError(f"setting {name!r} is a group of settings (key: value), not {settings!r}")
+    return settings or {}
+
+
 def _optimizer(sections: dict[str, dict[str, Any]], notes: list[str]) -> None:
     optimizer = sections["optimizer"]
     if optimizer.get("name") == "TorchOptim":
         optimizer["name"] = optimizer.pop("torch_optim_name", "Adam")
-    elif optimizer.get("name") in WARMED_OPTIMIZERS:
+    elif isinstance(optimizer.get("name"), str) and optimizer["name"] in WARMED_OPTIMIZERS:
         notes.append(
             f"optimizer {optimizer['name']} becomes AdamW with weight decay 0.01 and a linear schedule; docs/from_s3prl.md says what differs"
         )

@@ -30,12 +30,11 @@ def guarded(command: Command, arguments: Sequence[str]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EFBIG):
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
+        if not full and error.filename is None:
             raise
-        print(
-            f"error: {error.filename or 'a file'}: {error.strerror}; free some space, or choose another folder with -p",
-            file=sys.stderr,
-        )
+        advice = "; free some space, or choose another folder with -p" if full else ""
+        print(f"error: {error.filename or 'a file'}: {error.strerror}{advice}", file=sys.stderr)
         return 1
     except MemoryError:
         print("error: out of memory; lower batch.seconds, batch.size or store.memory_gib", file=sys.stderr)

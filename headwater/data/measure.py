@@ -33,7 +33,7 @@ def measure(
     left out.
 
     Headers are read by a few threads, each file once. What is wrong inside a file shows itself only when it is decoded:
-    `headwater.audio.read` says so then.
+    `headwater.audio.read` says so then. To leave such files out, too, `skip_bad` decodes every file once.
 
     Raises
     ------
@@ -48,7 +48,9 @@ def measure(
         headers = dict(
             zip(paths, progress(pool.map(_header, paths), total=len(paths), what="reading audio headers"), strict=True)
         )
-    usable, lengths, skipped = [], [], []
+    usable: list[Utterance] = []
+    lengths: list[int] = []
+    skipped: list[Skipped] = []
     for utterance in utterances:
         header = headers[utterance.path]
         reason = header if isinstance(header, str) else _objection(utterance, header, sample_rate, resample, channel)
@@ -57,10 +59,16 @@ def measure(
             lengths.append(_num_samples(utterance, header, sample_rate))
         else:
             skipped.append((utterance.id, str(utterance.path), str(reason)))
+    if skip_bad:
+        usable, lengths = _decodable(usable, lengths, skipped, sample_rate, resample, channel)
     if skipped and (not skip_bad or not usable):
         shown = "".join(f"\n  {reason}" for _, _, reason in skipped[:_SHOWN])
         more = f"\n  and {len(skipped) - _SHOWN} more" if len(skipped) > _SHOWN else ""
-        advice = "" if skip_bad else "\nmend or remove them, or leave them out with -o data.skip_bad_audio=true"
+        advice = (
+            ""
+            if skip_bad
+            else "\nmend or remove them, or leave them out with --skip-bad-audio (-o data.skip_bad_audio=true)"
+        )
         raise DataError(f"{len(skipped)} of {len(utterances)} utterances cannot be used:{shown}{more}{advice}")
     return tuple(usable), np.array(lengths, dtype=np.int64), skipped
 
@@ -73,6 +81,38 @@ def _header(path: Path) -> AudioInfo | str:
         return audio.info(path)
     except DataError as error:
         return str(error)
+
+
+def _decodable(
+    utterances: list[Utterance],
+    lengths: list[int],
+    skipped: list[Skipped],
+    sample_rate: int,
+    resample: bool,
+    channel: str | int,
+) -> tuple[list[Utterance], list[int]]:
+    """Those that can be decoded; the others join `skipped`."""
+    from headwater import audio
+
+    def fault(utterance: Utterance) -> str | None:
+        try:
+            audio.read(
+                utterance.path,
+                start=utterance.start,
+                end=utterance.end,
+                sample_rate=sample_rate,
+                resample=resample,
+                channel=channel,  # type: ignore[arg-type]
+            )
+        except DataError as error:
+            return str(error)
+        return None
+
+    with ThreadPoolExecutor(min(16, 4 * (os.cpu_count() or 1))) as pool:
+        faults = list(progress(pool.map(fault, utterances), total=len(utterances), what="decoding audio"))
+    skipped += [(one.id, str(one.path), text) for one, text in zip(utterances, faults, strict=True) if text is not None]
+    good = [number for number, text in enumerate(faults) if text is None]
+    return [utterances[number] for number in good], [lengths[number] for number in good]
 
 
 def _objection(

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from headwater.config import merge
-from headwater.errors import DataError, UsageError
+from headwater.errors import DataError, UsageError, place_of
 from headwater.nn.lengths import pad, zero_beyond
 
 
@@ -223,7 +223,14 @@ class ForeignUpstream(Upstream):
         self.module = module
 
     def hidden_states(self, x: Tensor, lengths: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
-        y = self.module(x)
+        try:
+            y = self.module(x)
+        except (torch.OutOfMemoryError, MemoryError):
+            raise
+        except Exception as error:
+            raise UsageError(
+                f"{type(self.module).__name__}.forward failed for an input of {tuple(x.shape)}: {type(error).__name__}: {error} ({place_of(error)})"
+            ) from error
         expected = (x.shape[0], x.shape[1], self.out_dim)
         if not isinstance(y, Tensor) or tuple(y.shape) != expected:
             found = tuple(y.shape) if isinstance(y, Tensor) else type(y).__name__

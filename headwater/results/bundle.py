@@ -43,10 +43,12 @@ def save_model(
 def read_model(place: RunFolder) -> dict[str, Any]:
     """`model.json`, its schema checked."""
     model = place.model()
-    if model.get("schema") != 1 or not {"upstream", "task", "plugins"} <= set(model):
-        raise DataError(
-            f"{place.path / 'model.json'}: schema {model.get('schema')!r} is not one this version reads (1)"
-        )
+    file = place.path / "model.json"
+    if model.get("schema") != 1:
+        raise DataError(f"{file}: schema {model.get('schema')!r} is not one this version reads (1)")
+    for key, kind in (("upstream", dict), ("task", dict), ("plugins", list)):
+        if not isinstance(model.get(key), kind):
+            raise DataError(f"{file}: the key {key!r} is missing or broken; train again with --fresh")
     return model
 
 
@@ -71,7 +73,10 @@ def copy_plugins(folder: Path, cards: list[Card]) -> list[str]:
 def register_plugins(folder: Path, plugins: list[str]) -> None:
     """Register the plugins a run was made with, unless the user's own of the same names are registered already."""
     held = {card.plugin for registry in registries.values() for card in registry}
+    own = (folder / "plugin").resolve()
     for plugin in plugins:
+        if not isinstance(plugin, str) or not (folder / plugin).resolve().is_relative_to(own):
+            raise DataError(f"{folder / 'model.json'}: the plugin {plugin!r} lies outside {own}; it is not run")
         if any(path is not None and path.name == Path(plugin).name for path in held):
             continue
         add_plugin(folder / plugin)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import html
 import shlex
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,21 +44,22 @@ def render(run_folder: str | Path) -> str:
     return page(title, "\n".join(filter(None, sections)))
 
 
-def draw(run_folder: str | Path, without: Container[str] = ()) -> dict[str, bytes]:
-    """The plots that a run's history and scores give, as SVG by file name, except those named in `without`.
+def draw(run_folder: str | Path, without: Iterable[str] = ()) -> dict[str, bytes]:
+    """The plots that a run's history and scores give, as SVG by file name, except those that `without` names (in any format).
 
     `learning_curve.svg`; for every test split `confusion_SPLIT.svg` where rows have a label and a prediction (up to
-    60 classes) and `det_SPLIT.svg` where they are trials. Raises DataError when this is no finished run.
+    60 classes), or `det_SPLIT.svg` where they are trials. Raises DataError when this is no finished run.
     """
     folder = Path(run_folder)
     result = load_result(folder)
-    images = {"learning_curve.svg": _learning_curve(result)} if "learning_curve.svg" not in without else {}
+    there = {Path(name).stem for name in without}
+    images = {"learning_curve": _learning_curve(result)} if "learning_curve" not in there else {}
     for split in _answering(result["metrics"]):
-        names = f"confusion_{split}.svg", f"det_{split}.svg"
-        if (folder / "scores" / f"{split}.jsonl").is_file() and not all(name in without for name in names):
+        if (folder / "scores" / f"{split}.jsonl").is_file() and not {f"confusion_{split}", f"det_{split}"} & there:
             rows = read_scores(folder, split)
-            images.update(zip(names, (_confusion(rows), _det(rows))))
-    return {name: image for name, image in images.items() if image is not None and name not in without}
+            trials = all("score" in row and row.get("target") in (0, 1) for row in rows)
+            images[f"{'det' if trials else 'confusion'}_{split}"] = _det(rows) if trials else _confusion(rows)
+    return {f"{name}.svg": image for name, image in images.items() if image is not None}
 
 
 def _learning_curve(result: Mapping[str, Any]) -> bytes | None:
@@ -87,13 +88,11 @@ def _confusion(rows: Sequence[Mapping[str, Any]]) -> bytes | None:
     return confusion_plot(confusion_matrix(labels, predictions, classes), classes)
 
 
-def _det(rows: Sequence[Mapping[str, Any]]) -> bytes | None:
-    """None unless every row is a trial and both classes occur."""
+def _det(trials: Sequence[Mapping[str, Any]]) -> bytes | None:
+    """None unless both classes occur."""
     from headwater.results.plots import det_plot
 
-    if not all("score" in row and row.get("target") in (0, 1) for row in rows):
-        return None
-    positives, negatives = ([row["score"] for row in rows if row["target"] == target] for target in (1, 0))
+    positives, negatives = ([row["score"] for row in trials if row["target"] == target] for target in (1, 0))
     return det_plot(det_curve(positives, negatives)) if positives and negatives else None
 
 

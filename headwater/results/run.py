@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import re
 import shutil
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +16,7 @@ import yaml
 from filelock import FileLock, Timeout
 
 from headwater.config import RunConfig, read_yaml, validate
-from headwater.errors import DataError, UsageError
+from headwater.errors import DataError, HeadwaterError, UsageError
 from headwater.results.files import write_bytes, write_json
 
 OURS = (
@@ -29,6 +32,8 @@ OURS = (
     "plugin",
     "upstream.safetensors",
 )
+_UNFINISHED = re.compile(r"\..+\.\d+\.tmp")  # what a killed `write_bytes` leaves behind
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class RunFolder:
@@ -37,6 +42,7 @@ class RunFolder:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._lock: FileLock | None = None
+        self._made = False
 
     @property
     def finished(self) -> bool:
@@ -63,7 +69,7 @@ class RunFolder:
             strangers = sorted(
                 child.name
                 for child in path.iterdir()
-                if child.name not in OURS and not child.name.startswith((".", "events"))
+                if not child.name.startswith(".") and not (child.name == "config.yaml" and self._configured)
             )
             if strangers:
                 raise UsageError(f"{path} holds other things ({', '.join(strangers[:3])}); give a new or empty folder")
@@ -82,23 +88,37 @@ class RunFolder:
                 f"{path} holds a run with other settings:\n{lines}\nGive the run another name (-n), or start it over with --fresh."
             )
 
+    @property
+    def _configured(self) -> bool:
+        """Whether config.yaml is one of ours: a run that was killed right at its start has nothing else."""
+        try:
+            self.config()
+        except HeadwaterError:
+            return False
+        return True
+
     def begin(self, config: RunConfig, identity: Mapping[str, Any], *, fresh: bool) -> None:
-        """Create the folder, lock it against other processes, and write the settings."""
+        """Create the folder, lock it against other processes, and write the settings. `release` belongs to it, whether it succeeds or not."""
+        self._made = not self.path.exists()
         try:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise UsageError(f"{self.path}: cannot be created ({error.strerror})") from None
-        self._lock = FileLock(str(self.path / ".lock"))
+            kind = HeadwaterError if error.errno in _FULL else UsageError
+            raise kind(f"{self.path}: cannot be created ({error.strerror}); choose another folder with -p") from None
+        lock = FileLock(str(self.path / ".lock"))
         try:
-            self._lock.acquire(timeout=0)
+            lock.acquire(timeout=0)
         except Timeout:
             raise UsageError(
                 f"{self.path}: another process is writing this run; wait for it, or give this one another name (-n)"
             ) from None
         except OSError as error:
-            raise UsageError(
-                f"{self.path}: cannot be written to ({error.strerror}); choose another folder with -p"
-            ) from None
+            kind = HeadwaterError if error.errno in _FULL else UsageError
+            raise kind(f"{self.path}: cannot be written to ({error.strerror}); choose another folder with -p") from None
+        self._lock = lock
+        for file in self.path.rglob(".*.tmp"):
+            if _UNFINISHED.fullmatch(file.name):
+                file.unlink(missing_ok=True)
         if fresh:
             self.clear()
         if not self.begun:
@@ -115,13 +135,23 @@ class RunFolder:
                 shutil.rmtree(child) if child.is_dir() else child.unlink()
 
     def release(self) -> None:
+        """Give the lock back; a folder that `begin` made and could write nothing to goes, too."""
         if self._lock is not None:
-            self._lock.release()
+            # In this order: afterwards the file may be the lock of the next process.
             (self.path / ".lock").unlink(missing_ok=True)
+            self._lock.release()
             self._lock = None
+        if self._made:
+            with suppress(OSError):
+                self.path.rmdir()
 
     def result(self) -> dict[str, Any]:
-        return self._json("result.json")
+        from headwater.results.table import load_metrics, load_result
+
+        result = load_result(self.path)
+        for split in result["metrics"]:
+            load_metrics(self.path, split)
+        return result
 
     def model(self) -> dict[str, Any]:
         return self._json("model.json")

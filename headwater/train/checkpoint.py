@@ -14,15 +14,16 @@ from headwater.results.files import write_bytes
 from headwater.weights import read_safetensors, to_bytes
 
 
-def rng_state() -> dict[str, Any]:
-    """The state of the generators that training draws from (dropout, SpecAugment)."""
-    return {"cpu": torch.get_rng_state(), "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []}
+def rng_state(device: torch.device) -> dict[str, Any]:
+    """The state of the generators that training on `device` draws from (dropout, SpecAugment)."""
+    return {"cpu": torch.get_rng_state(), "cuda": torch.cuda.get_rng_state(device) if device.type == "cuda" else None}
 
 
-def set_rng_state(state: dict[str, Any]) -> None:
+def set_rng_state(state: dict[str, Any], device: torch.device) -> None:
+    """Put back what `rng_state` gave."""
     torch.set_rng_state(state["cpu"])
-    if torch.cuda.is_available() and state["cuda"]:
-        torch.cuda.set_rng_state_all(state["cuda"])
+    if device.type == "cuda" and state["cuda"] is not None:
+        torch.cuda.set_rng_state(state["cuda"], device)
 
 
 class Checkpoint:
@@ -31,8 +32,8 @@ class Checkpoint:
     The best weights are written first and older ones removed last, so that whatever moment a process dies at, `last.pt` names a file that is there.
     """
 
-    def __init__(self, folder: Path, rank: int = 0) -> None:
-        self.folder, self.rank = folder, rank
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
         self.last = folder / "last.pt"
 
     def write_best(self, step: int, state: dict[str, Tensor]) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from headwater.errors import DataError
+from headwater.errors import DataError, HeadwaterError
 from headwater.metrics import Ratio
 from headwater.nn.lengths import frame_index, mask
 from headwater.train.task import IGNORE, Accumulator, Batch, Specification, Task
@@ -49,7 +49,7 @@ class ClassificationAccumulator(Accumulator):
         self.classes = list(classes)
         self._rows: dict[str, dict[str, Any]] = {}
         self._confusion = np.zeros((len(classes), len(classes)), dtype=np.int64)
-        self._pending: list[tuple[Batch, Tensor, Tensor, Tensor | None, Tensor]] = []
+        self._pending: list[tuple[Batch, Tensor, Tensor, Tensor | None, Tensor, Tensor]] = []
 
     def add(self, output: Tensor, batch: Batch) -> None:
         logits, labels, row = targets(output, batch)
@@ -59,10 +59,17 @@ class ClassificationAccumulator(Accumulator):
         total = torch.bincount(row, minlength=len(output))
         size = len(self.classes)
         pairs = torch.bincount(labels * size + predictions, minlength=size * size)
-        self._pending.append((batch, correct, total, predictions if output.dim() == 2 else None, pairs))
+        answers = predictions if output.dim() == 2 else None
+        self._pending.append((batch, correct, total, answers, pairs, torch.isfinite(logits).all()))
 
     def _settle(self) -> None:
-        for batch, correct, total, predictions, pairs in self._pending:
+        for batch, correct, total, predictions, pairs, finite in self._pending:
+            if not bool(finite):
+                # The largest of NaNs is the first class: a number without meaning, and nothing that shows it.
+                raise HeadwaterError(
+                    f"the head answers NaN or infinity to {batch.items[0].id!r} or another of its batch: training diverged (lower optimizer.lr), "
+                    "or the upstream gives such values (`headwater check upstream NAME` tells)"
+                )
             counts = zip(batch.items, correct.tolist(), total.tolist(), strict=True)
             answers = predictions.tolist() if predictions is not None else None
             for position, (item, hits, of) in enumerate(counts):
@@ -93,6 +100,9 @@ class ClassificationAccumulator(Accumulator):
         return self._confusion
 
     def pictures(self) -> dict[str, bytes]:
+        """The confusion of frames, which their rows do not hold; that of utterances is drawn from the rows."""
+        if not self._rows or all("prediction" in row for row in self._rows.values()):
+            return {}
         from headwater.results import plots
 
         return {"confusion": plots.confusion_plot(self.confusion(), self.classes, format="png")}

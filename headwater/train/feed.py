@@ -44,7 +44,7 @@ class Feed:
     ) -> None:
         self.upstream, self.device, self.trainable, self.scale = upstream, device, trainable, scale
         self.store: FrozenFeatures[Item] = FrozenFeatures(
-            upstream, featurizer.layers, read, keep=keep and not trainable, pooled=pooled
+            upstream, featurizer.layers, read, keep=keep and not trainable, pooled=pooled, device=device
         )
 
     def __call__(self, groups: Sequence[list[Item]]) -> Iterator[Ready]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import signal
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -15,8 +17,9 @@ from torch import nn
 
 from headwater.config import RunConfig
 from headwater.data.batching import deal, plan_epoch, plan_evaluation, windows
-from headwater.errors import HeadwaterError
+from headwater.errors import DataError, HeadwaterError
 from headwater.progress import bar, progress
+from headwater.store.features import enough_memory
 from headwater.train.checkpoint import Checkpoint, rng_state, set_rng_state
 from headwater.train.distributed import World
 from headwater.train.feed import Feed, Ready
@@ -25,6 +28,9 @@ from headwater.train.probe import Probe
 from headwater.train.task import Accumulator, Item, Task
 
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
+# The loss that is scaled is a sum over frames, so its scale starts at 1 and may rightly fall far below; one that falls so far will never do.
+SMALLEST_SCALE = 2.0**-24
+STOP_STEPS = 10  # several ranks agree on stopping this often at least
 
 
 class Interrupted(HeadwaterError):
@@ -43,6 +49,7 @@ class Standing:
     since_best: int = 0
     done: bool = False
     seconds: float = 0.0
+    skipped: int = 0  # steps that fp16's loss scaling left out
     history: list[dict[str, Any]] = field(default_factory=list)
 
 
@@ -63,7 +70,11 @@ def evaluate(
     groups = [[items[index] for index in share] for share in shares if len(share)]
     mode = probe.training
     probe.eval()
-    with torch.random.fork_rng(devices=range(torch.cuda.device_count())), torch.no_grad():
+    with (
+        torch.random.fork_rng(devices=[feed.device] if feed.device.type == "cuda" else []),
+        torch.no_grad(),
+        enough_memory(f"while scoring {split}; lower batch.seconds or batch.size"),
+    ):
         for ready in progress(feed(groups), total=len(groups), what=f"score {split}", unit="batch", shown=world.first):
             with autocast(config, ready.lengths.device):
                 output, _ = probe(ready.states, ready.lengths, ready.batch.inputs, ready.x)
@@ -99,20 +110,25 @@ class Trainer:
     ) -> None:
         self.probe, self.task, self.feed, self.items, self.config = probe, task, feed, items, config
         self.world, self.device, self.checkpoint, self.events = world, device, checkpoint, events
+        if not items["train"]:
+            raise DataError("the train split has no utterances")
         self.durations = seconds_of(items["train"], task.spec.sample_rate)
         self.total_steps = self._total_steps()
         self.optimizer = build_optimizer(probe, config)
         self.scheduler = build_scheduler(self.optimizer, config, self.total_steps)
-        self.scaler = torch.amp.GradScaler(device.type, enabled=config.runner.precision == "fp16")
+        self.scaler = torch.amp.GradScaler(device.type, init_scale=1.0, enabled=config.runner.precision == "fp16")
         self.parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
         self.standing = Standing()
-        # Sum and count of the loss since the last log, and whether a gradient was not finite: read at the next log, never at every step.
+        # Sum and count of the loss since the last log, and the first step whose gradient was not finite (0: none): read at the next log, never at every step.
         self.running = torch.zeros(2, dtype=torch.float64, device=device)
-        self.broken = torch.zeros((), dtype=torch.bool, device=device)
+        self.broken = torch.zeros((), dtype=torch.int64, device=device)
         self.module: nn.Module = probe
         if world.ranks > 1:
             self.module = nn.parallel.DistributedDataParallel(
-                probe, device_ids=[device.index] if device.type == "cuda" else None
+                probe,
+                device_ids=[device.index] if device.type == "cuda" else None,
+                # Of a fine-tuned upstream, layers above the one that is read have no part in the loss.
+                find_unused_parameters=probe.upstream is not None,
             )
 
     def _total_steps(self) -> int:
@@ -142,13 +158,11 @@ class Trainer:
         ):
             stream = self._stream()
             while state.step < self.total_steps and not state.done:
-                try:
+                with enough_memory(
+                    f"at step {state.step + 1}; lower batch.seconds or batch.size (raise runner.gradient_accumulate_steps to keep the effective batch), "
+                    "or set runner.precision=bf16"
+                ):
                     self._step(next(stream))
-                except torch.OutOfMemoryError:
-                    raise HeadwaterError(
-                        f"out of memory at step {state.step + 1}: lower batch.seconds or batch.size (raise runner.gradient_accumulate_steps to keep the "
-                        "effective batch), or runner.precision=bf16"
-                    ) from None
                 counter.update()
                 state.seconds = time.monotonic() - started
                 last = state.step == self.total_steps
@@ -156,11 +170,8 @@ class Trainer:
                     counter.set_postfix(self._log(), refresh=False)
                 if state.step % runner.eval_step == 0 or last:
                     self._evaluate()
-                stopping = (
-                    self.world.any(stop.is_set())
-                    if self.world.ranks == 1 or state.step % runner.log_step == 0
-                    else False
-                )
+                asked = self.world.ranks == 1 or last or state.step % min(STOP_STEPS, runner.log_step) == 0
+                stopping = asked and self.world.any(stop.is_set())
                 if (
                     state.step % runner.save_step == 0
                     or state.step % runner.eval_step == 0
@@ -169,7 +180,7 @@ class Trainer:
                     or state.done
                 ):
                     self._save()
-                if stopping and not last:
+                if stopping:
                     raise Interrupted(
                         f"stopped at step {state.step} of {self.total_steps}, all saved; the same command goes on from there"
                     )
@@ -214,10 +225,15 @@ class Trainer:
         gradients = [parameter.grad for parameter in self.parameters if parameter.grad is not None]
         torch._foreach_div_(gradients, counts.clamp(min=1).to(gradients[0].dtype))
         norm = nn.utils.clip_grad_norm_(self.parameters, self.config.runner.gradient_clipping)
-        if not self.scaler.is_enabled():
-            self.broken |= ~torch.isfinite(norm)
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
+        if self.scaler.is_enabled():
+            scale = self.scaler.get_scale()
+            self.scaler.step(self.optimizer)
+            self.scaler.update()
+            self.standing.skipped += self.scaler.get_scale() < scale
+        else:
+            number = self.standing.step + 1
+            self.broken = torch.where((self.broken == 0) & ~torch.isfinite(norm), number, self.broken)
+            self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         if self.scheduler is not None:
             self.scheduler.step()
@@ -228,8 +244,11 @@ class Trainer:
         total, count = self.world.sum(self.running).tolist()
         self.running.zero_()
         loss = total / max(count, 1.0)
+        if not math.isfinite(loss):
+            raise self._diverged("the loss", f"at or before step {self.standing.step}")
         rate = self.optimizer.param_groups[0]["lr"]
-        self.standing.history.append({"step": self.standing.step, "loss": loss, "lr": rate})
+        skipped = {"skipped": self.standing.skipped} if self.standing.skipped else {}
+        self.standing.history.append({"step": self.standing.step, "loss": loss, "lr": rate, **skipped})
         if self.events is not None:
             self.events.add_scalar("train/loss", loss, self.standing.step)
             self.events.add_scalar("train/lr", rate, self.standing.step)
@@ -240,11 +259,17 @@ class Trainer:
 
     def _check(self) -> None:
         """A gradient that was not finite ends the run: skipped in silence, it would be a wrong number."""
-        if bool(self.world.sum(self.broken.double())) or (self.scaler.is_enabled() and self.scaler.get_scale() < 1):
-            raise HeadwaterError(
-                f"training diverged: a gradient was NaN or infinite at or before step {self.standing.step}; "
-                f"lower optimizer.lr (now {self.config.optimizer.lr:g}) or runner.gradient_clipping"
-            )
+        # Ranks hold the same gradients, so they agree on both without asking.
+        if step := int(self.broken):
+            raise self._diverged("the gradient", f"at step {step}")
+        if self.scaler.is_enabled() and self.scaler.get_scale() < SMALLEST_SCALE:
+            raise self._diverged("the gradient", f"in all steps up to {self.standing.step}")
+
+    def _diverged(self, what: str, when: str) -> HeadwaterError:
+        return HeadwaterError(
+            f"training diverged: {what} was NaN or infinite {when}; "
+            f"lower optimizer.lr (now {self.config.optimizer.lr:g}) or runner.gradient_clipping"
+        )
 
     def _evaluate(self) -> None:
         self._check()
@@ -273,7 +298,7 @@ class Trainer:
 
     def _save(self) -> None:
         self._check()
-        rngs, running = self.world.gather(rng_state()), self.world.sum(self.running)
+        ranks = self.world.gather({"rng": rng_state(self.device), "running": self.running.cpu()})
         if not self.world.first:
             return
         state = {
@@ -282,8 +307,7 @@ class Trainer:
             "optimizer": self.optimizer.state_dict(),
             "scheduler": self.scheduler.state_dict() if self.scheduler is not None else None,
             "scaler": self.scaler.state_dict(),
-            "rng": rngs,
-            "running": running,
+            "ranks": ranks,
         }
         self.checkpoint.save(state, self.standing.best_step)
 
@@ -291,27 +315,32 @@ class Trainer:
         state = self.checkpoint.load()
         if state is None:
             return
-        self.standing = Standing(**state["standing"])
-        self.probe.load_state_dict(state["probe"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        if self.scheduler is not None:
-            self.scheduler.load_state_dict(state["scheduler"])
-        self.scaler.load_state_dict(state["scaler"])
-        if self.world.first:
-            self.running.copy_(state["running"])
-        if len(state["rng"]) == self.world.ranks:
-            set_rng_state(state["rng"][self.world.rank])
+        try:
+            self.standing = Standing(**state["standing"])
+            self.probe.load_state_dict(state["probe"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            if self.scheduler is not None:
+                self.scheduler.load_state_dict(state["scheduler"])
+            self.scaler.load_state_dict(state["scaler"])
+            if len(state["ranks"]) != self.world.ranks:
+                raise ValueError(f"made by {len(state['ranks'])} process(es), there are {self.world.ranks} now")
+            own = state["ranks"][self.world.rank]
+            self.running.copy_(own["running"])
+            set_rng_state(own["rng"], self.device)
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            raise HeadwaterError(
+                f"{self.checkpoint.last}: this checkpoint does not fit ({error}); start over with --fresh"
+            ) from None
 
 
 @contextmanager
-def stop_signals() -> Iterator[Any]:
+def stop_signals() -> Iterator[threading.Event]:
     """An event that Ctrl-C and SIGTERM set, so that the loop stops between two steps; a second Ctrl-C stops at once."""
-    import threading
-
     stop = threading.Event()
 
     def handle(number: int, frame: Any) -> None:
-        if stop.is_set():
+        # torchrun answers Ctrl-C with SIGTERM to its processes, which may have had the Ctrl-C already: that is one wish, not two.
+        if stop.is_set() and number == signal.SIGINT:
             raise KeyboardInterrupt
         stop.set()
 
@@ -322,4 +351,5 @@ def stop_signals() -> Iterator[Any]:
         yield stop
     finally:
         for number, handler in before.items():
-            signal.signal(number, handler)
+            # None stands for a handler that was not set from Python.
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)

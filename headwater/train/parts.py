@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from headwater.audio import read
 from headwater.config import RunConfig, merge, numbers, validate
-from headwater.errors import HeadwaterError, UsageError
+from headwater.errors import DataError, HeadwaterError, UsageError
 from headwater.loading import load_upstream
 from headwater.nn.featurizer import Featurizer
 from headwater.nn.upstream import Upstream
@@ -77,14 +77,17 @@ def item_reader(config: RunConfig, task: Task, upstream: Upstream) -> Callable[[
 
     def read_item(item: Item) -> Tensor:
         utterance = item.utterance
-        wav = read(
-            utterance.path,
-            start=utterance.start,
-            end=utterance.end,
-            sample_rate=rate,
-            resample=data.resample,
-            channel=data.channel,
-        )  # type: ignore[arg-type]
+        try:
+            wav = read(
+                utterance.path,
+                start=utterance.start,
+                end=utterance.end,
+                sample_rate=rate,
+                resample=data.resample,
+                channel=data.channel,
+            )
+        except DataError as error:
+            raise DataError(f"{error}\nLeave such files out with --skip-bad-audio.") from None
         if rate != upstream.sample_rate:
             import soxr
 
@@ -183,6 +186,10 @@ def prove_pooling(probe: Probe, upstream: Upstream, reader: Callable[[Item], Ten
     for item in items:
         features = upstream.extract([reader(item).to(device)])
         states = tuple(features.hidden_states[layer] for layer in probe.featurizer.layers)
+        if not all(bool(torch.isfinite(state).all()) for state in states):
+            raise HeadwaterError(
+                f"upstream {upstream.name!r} gives NaN or infinity for {item.utterance.path}; `headwater check upstream NAME` examines it"
+            )
         whole, _ = probe(states, features.lengths, {})
         means, _ = probe(tuple(state.mean(1, keepdim=True) for state in states), torch.ones_like(features.lengths), {})
         for a, b in zip(*(out if isinstance(out, tuple) else (out,) for out in (whole, means)), strict=True):
@@ -207,17 +214,21 @@ def identity_of(parts: Prepared) -> dict[str, Any]:
 def initialise(probe: Probe, path: Path) -> None:
     """Start from the weights of another run (`-i`): its folder, or its model.safetensors."""
     state = read_safetensors(path / "model.safetensors" if path.is_dir() else path)
-    own = probe.state_dict()
-    wrong = [
-        name
-        for name in sorted({*own, *state})
-        if name not in own or name not in state or own[name].shape != state[name].shape
-    ]
-    if wrong:
+    if wrong := misfits(probe, state):
         raise UsageError(
             f"-i {path}: these weights do not fit this probe; {', '.join(wrong[:5])} differ(s) in name or shape"
         )
     probe.load_state_dict(state)
+
+
+def misfits(probe: Probe, state: Mapping[str, Tensor]) -> list[str]:
+    """Names of tensors that only one of them has, or that differ in shape."""
+    own = probe.state_dict()
+    return [
+        name
+        for name in sorted({*own, *state})
+        if name not in own or name not in state or own[name].shape != state[name].shape
+    ]
 
 
 def reopen(
@@ -232,13 +243,23 @@ def reopen(
     settings = merge(place.config().model_dump(), overrides, {"data": {"path": data}} if data is not None else {})
     config = validate(RunConfig, settings)
     task = build_task(config)
-    task.restore(model["task"])
+    try:
+        task.restore(model["task"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise DataError(
+            f"{path / 'model.json'}: the key 'task' is broken ({error!r}); train again with --fresh"
+        ) from None
     items = task.corpora() if with_data else {}
     parts = prepare(config, device=device, say=say, items=items, task=task)
-    if parts.weights_sha256 != model["upstream"]["weights_sha256"]:
+    if parts.weights_sha256 != model["upstream"].get("weights_sha256"):
         raise HeadwaterError(
             f"upstream {config.upstream.name!r} has other weights now than when {path} was made; name the file it was trained on with -k"
         )
-    parts.probe.load_state_dict(read_safetensors(path / "model.safetensors"))
+    state = read_safetensors(path / "model.safetensors")
+    if wrong := misfits(parts.probe, state):
+        raise DataError(
+            f"{path / 'model.safetensors'} is not of the run that config.yaml and model.json describe; {', '.join(wrong[:5])} differ(s) in name or shape"
+        )
+    parts.probe.load_state_dict(state)
     parts.probe.eval()
     return parts

@@ -67,10 +67,15 @@ def predict(parts: Prepared, paths: Sequence[Path]) -> list[dict[str, Any]]:
     return [rows[item.id] for item in items]
 
 
-def write_predictions(rows: Sequence[dict[str, Any]], out: Path | None) -> None:
-    """JSON lines, or CSV where the file is called so (lists joined by blanks); to standard output without a file."""
+def check_name(out: Path | None) -> None:
+    """`UsageError` for a file that is called neither .jsonl nor .csv."""
     if out is not None and out.suffix not in (".jsonl", ".csv"):
         raise UsageError(f"--out {out}: name it .jsonl or .csv")
+
+
+def write_predictions(rows: Sequence[dict[str, Any]], out: Path | None) -> None:
+    """JSON lines, or CSV where the file is called so (lists joined by blanks); to standard output without a file."""
+    check_name(out)
     if out is not None and out.suffix == ".csv":
         text = io.StringIO()
         writer = csv.DictWriter(text, fieldnames=list(rows[0]) if rows else ["id"], lineterminator="\n")

@@ -18,6 +18,7 @@ from headwater.metrics import Metric
 from headwater.progress import bar
 from headwater.registry import downstreams, upstreams
 from headwater.results.bundle import copy_plugins, save_model
+from headwater.results.events import Events
 from headwater.results.files import write_bytes, write_json, write_rows
 from headwater.results.run import RunFolder
 from headwater.train.checkpoint import Checkpoint
@@ -50,9 +51,7 @@ def train(parts: Prepared, folder: RunFolder) -> Standing:
         return Standing()
     events = None
     if parts.world.first:
-        from tensorboardX import SummaryWriter
-
-        events = SummaryWriter(str(folder.path))
+        events = Events(folder.path)
     with torch.random.fork_rng():
         torch.manual_seed(parts.config.seed + 1000003 * (1 + parts.world.rank))
         trainer = Trainer(
@@ -115,10 +114,10 @@ def run(
         say(f"dry run    all parts fit together; nothing was trained or written (the run would go to {place.path})")
         return None, place.path
     seconds = {"extract_s": extract(parts)}
-    if parts.world.first:
-        place.begin(config, identity, fresh=fresh)
-    parts.world.barrier()
     try:
+        if parts.world.first:
+            place.begin(config, identity, fresh=fresh)
+        parts.world.barrier()
         standing = train(parts, place)
         seconds["train_s"] = standing.seconds
         before = time.monotonic()
@@ -235,7 +234,7 @@ def write_run(
     """Scores, model, pictures; then `result.json`, which makes a run finished; then what is drawn from it."""
     for split, part in scores.items():
         write_rows(place.path / "scores" / f"{split}.jsonl", part.rows())
-        for name, picture in part.pictures().items():
+        for name, picture in part.pictures().items() if split != "dev" else ():
             write_bytes(place.path / "plots" / f"{name}_{split}.png", picture)
     plugins = copy_plugins(place.path, [upstreams[parts.config.upstream.name], downstreams[parts.config.downstream]])
     save_model(
