@@ -10,7 +10,7 @@ demo: $(STAMP)
 	$(PY) run_downstream.py -u fbank_no_cmvn -d speaker
 
 test: $(STAMP)
-	$(PY) -m pytest -n 2 -q
+	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 -q
 
 check: $(VENV)/.dev
 	$(PY) -m ruff check .

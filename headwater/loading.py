@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ def load_upstream(
     else:
         raise UsageError(f"upstream {name!r}: {card.expert} is neither a headwater Upstream nor an nn.Module")
     model.card, model.name = card, card.name
+    model.padding_invariant = model.padding_invariant and card.padding_invariant
     try:
         return model.eval().to(torch.device(device))
     except (RuntimeError, AssertionError) as error:
@@ -37,8 +39,11 @@ def load_upstream(
 
 def _foreign(expert: type[nn.Module], card: Card, ckpt: str | None, settings: Mapping[str, Any]) -> Upstream:
     """Wrap a plain module. Its front-end is a registered upstream without layers of its own, named by `frontend` in the settings, card or class."""
-    refuse_ckpt(card.name, ckpt)
     arguments = merge(card.config, settings)
+    if ckpt is not None and "ckpt" in inspect.signature(expert).parameters:
+        arguments["ckpt"] = ckpt
+    else:
+        refuse_ckpt(card.name, ckpt)
     frontend = arguments.pop("frontend", getattr(expert, "frontend", None))
     if not isinstance(frontend, str):
         raise UsageError(

@@ -39,7 +39,6 @@ class Card(BaseModel):
     plugin: Path | None = None
 
     # upstreams
-    sample_rate: int = 16000
     short_input: str | None = None
     long_input: str | None = None
     padding_invariant: bool = True
@@ -80,7 +79,7 @@ class Registry:
                 self._read(file)
         return self._cards
 
-    def _read(self, file: Path, plugin: Path | None = None) -> None:
+    def _read(self, file: Path, plugin: Path | None = None, *, replace: bool = False) -> None:
         try:
             entries = yaml.load(file.read_text(encoding="utf-8"), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
         except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
@@ -94,17 +93,22 @@ class Registry:
                 card = Card(name=name, kind=self.kind, folder=file.parent, plugin=plugin, **entry)
             except (ValidationError, TypeError) as error:
                 raise UsageError(f"{file}: the entry {name!r} is not a card: {error}") from None
-            self.add(card)
+            self.add(card, replace=replace)
 
-    def add(self, card: Card) -> None:
-        """Enter a card. A name or alias that another card holds raises `UsageError`."""
+    def add(self, card: Card, *, replace: bool = False) -> None:
+        """Enter a card. A name or alias that another one holds raises `UsageError`; with `replace`, another plugin gives way."""
         cards = self.cards
         for name in (card.name, *card.aliases):
             holder = cards.get(name) or cards.get(self._aliases.get(name, ""))
-            if holder is not None:
+            if holder is None:
+                continue
+            if holder.folder != card.folder and not (replace and holder.plugin is not None):
                 raise UsageError(
-                    f"{self.kind} {name!r} is registered twice: in {holder.folder} and in {card.folder}; rename one"
+                    f"{self.kind} {name!r} is registered twice: in {holder.folder} and in {card.folder}; rename one "
+                    "(in a single file, a class whose name starts with _ is not registered)"
                 )
+            del cards[holder.name]
+            self._aliases = {alias: target for alias, target in self._aliases.items() if target != holder.name}
         cards[card.name] = card
         self._aliases.update(dict.fromkeys(card.aliases, card.name))
 
@@ -130,15 +134,15 @@ objectives = Registry("pretrain")
 registries: dict[Kind, Registry] = {"upstream": upstreams, "downstream": downstreams, "pretrain": objectives}
 
 
-def add_plugin(path: str | Path) -> None:
-    """Register what a file or folder of the user's holds.
+def add_plugin(path: str | Path, *, replace: bool = False) -> None:
+    """Register what a file or folder of the user's holds; with `replace` in the place of other plugins of the same names.
 
     A folder has `cards.yaml` (upstreams) or `card.yaml` (tasks) beside its `expert.py`, or holds such folders. A single Python file needs no card: every
-    class at its top level is a name. Nothing is executed before the name is asked for.
+    public class at its top level is a name, of a task where its base is called `...Task`, else of an upstream. Nothing is executed before it is asked for.
     """
     path = Path(path).expanduser().resolve()
     if path.is_file() and path.suffix == ".py":
-        _add_file(path)
+        _add_file(path, replace)
         return
     if not path.is_dir():
         raise UsageError(f"--plugin {path}: neither a Python file nor a folder")
@@ -152,7 +156,7 @@ def add_plugin(path: str | Path) -> None:
                 or (kind == "downstream" and "pretrain" in folder.parts)
             ):
                 continue
-            registry._read(file, plugin=path)
+            registry._read(file, plugin=path, replace=replace)
             found = True
     if not found:
         raise UsageError(
@@ -160,7 +164,7 @@ def add_plugin(path: str | Path) -> None:
         )
 
 
-def _add_file(path: Path) -> None:
+def _add_file(path: Path, replace: bool) -> None:
     try:
         tree = ast.parse(path.read_text(encoding="utf-8"))
     except (SyntaxError, ValueError) as error:  # ValueError: another encoding, zero bytes
@@ -170,10 +174,10 @@ def _add_file(path: Path) -> None:
         raise UsageError(f"--plugin {path}: no class at its top level")
     for node in classes:
         summary = (ast.get_docstring(node) or f"class {node.name} of {path.name}").splitlines()[0]
-        for kind in ("upstream", "downstream"):
-            registries[kind].add(
-                Card(name=node.name, kind=kind, folder=path, expert=node.name, summary=summary, plugin=path)
-            )
+        bases = [base.attr if isinstance(base, ast.Attribute) else getattr(base, "id", "") for base in node.bases]
+        kind: Kind = "downstream" if any(base.endswith("Task") for base in bases) else "upstream"
+        card = Card(name=node.name, kind=kind, folder=path, expert=node.name, summary=summary, plugin=path)
+        registries[kind].add(card, replace=replace)
 
 
 def _import_plugin(plugin: Path, folder: Path) -> ModuleType:

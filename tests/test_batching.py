@@ -279,6 +279,18 @@ def test_features_are_the_same_in_any_batch_and_held_or_not(upstream: Upstream) 
             assert all(torch.equal(found[name], alone[name]) for name in alone)
 
 
+def test_on_cpu_an_utterance_is_computed_alone(upstream: Upstream) -> None:
+    class Gregarious(Mixer):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x) + len(x)
+
+    twins = {key.id: WAVS["u0"] + 0.01 * number for number, key in enumerate(KEYS)}
+    model = ForeignUpstream(Gregarious(), upstream.frontend).eval()
+    store: FrozenFeatures[Key] = FrozenFeatures(model, (0,), lambda key: twins[key.id], keep=False)
+    alone, together = gather(store, [[key] for key in KEYS]), gather(store, [KEYS])
+    assert all(torch.equal(alone[name], together[name]) for name in alone)
+
+
 def test_only_what_was_filled_stays_in_memory_and_is_read_once(upstream: Upstream) -> None:
     reads: list[str] = []
 

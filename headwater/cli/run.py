@@ -294,7 +294,7 @@ def report(result: dict[str, Any], folder: Path | None = None) -> None:
         for name, content in group.items():
             metric = Metric.from_json(content)
             chance = f", chance {metric.chance:.2f} {metric.unit}".rstrip() if metric.chance is not None else ""
-            over = f", {metric.clusters} clusters" if metric.clusters not in (None, metric.n) else ""
+            over = f", {metric.clusters} speakers" if metric.clusters not in (None, metric.n) else ""
             say(f"{split:<10} {name} {metric.describe()}, n = {metric.n}{over}{chance}")
     if folder is not None:
         say(f"result     {folder / 'result.json'}; {folder / 'report.html'} shows it")

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
 from headwater.errors import DataError, HeadwaterError
-from headwater.registry import Card, add_plugin, registries
+from headwater.registry import Card, add_plugin
 from headwater.results.files import write_bytes, write_json
 from headwater.results.run import RunFolder
 from headwater.weights import to_bytes
@@ -61,7 +62,7 @@ def copy_plugins(folder: Path, cards: list[Card]) -> list[str]:
             shutil.rmtree(target.parent, ignore_errors=True)
             target.parent.mkdir(parents=True)
             if source.is_dir():
-                shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__", ".*"))
+                shutil.copytree(source, target, ignore=_ignored(folder))
             else:
                 shutil.copy2(source, target)
         except OSError as error:
@@ -70,13 +71,24 @@ def copy_plugins(folder: Path, cards: list[Card]) -> list[str]:
     return copied
 
 
+def _ignored(folder: Path) -> Callable[[str, list[str]], set[str]]:
+    """What of a plugin is not copied: caches, hidden files, and the way to `folder` itself, which may lie inside the plugin."""
+    inside = {folder.resolve(), *folder.resolve().parents}
+
+    def ignore(parent: str, names: list[str]) -> set[str]:
+        return {
+            name
+            for name in names
+            if name == "__pycache__" or name.startswith(".") or (Path(parent) / name).resolve() in inside
+        }
+
+    return ignore
+
+
 def register_plugins(folder: Path, plugins: list[str]) -> None:
-    """Register the plugins a run was made with, unless the user's own of the same names are registered already."""
-    held = {card.plugin for registry in registries.values() for card in registry}
+    """Register the plugins a run was made with, in the place of others of the same names: the run is what its own source says."""
     own = (folder / "plugin").resolve()
     for plugin in plugins:
         if not isinstance(plugin, str) or not (folder / plugin).resolve().is_relative_to(own):
             raise DataError(f"{folder / 'model.json'}: the plugin {plugin!r} lies outside {own}; it is not run")
-        if any(path is not None and path.name == Path(plugin).name for path in held):
-            continue
-        add_plugin(folder / plugin)
+        add_plugin(folder / plugin, replace=True)

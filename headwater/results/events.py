@@ -18,6 +18,7 @@ class Events:
 
         self.path = folder / f"events.out.tfevents.{time.time():.6f}.{socket.gethostname()}"
         try:
+            folder.mkdir(parents=True, exist_ok=True)
             self._file = open(self.path, "xb", buffering=0)  # noqa: SIM115 (`close` closes it)
         except OSError as error:
             raise self._failed(error) from None

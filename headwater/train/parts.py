@@ -119,11 +119,13 @@ def prepare(
     )
     if task is None:
         task = build_task(config)
-        say(f"task       {config.downstream}: {downstreams[config.downstream].summary}")
+    about = downstreams[config.downstream]
+    say(f"task       {about.name}: {about.summary}")
     if items is None:
         items = task.corpora()
-        for note in task.notes:
-            say(f"data       {note}")
+    for note in task.notes:
+        say(f"data       {note}")
+    if items:
         rate = task.spec.sample_rate
         sizes = ", ".join(
             f"{name} {len(part)} ({sum(item.num_samples for item in part) / rate / 60:.1f} min)"
@@ -144,7 +146,8 @@ def prepare(
             config.store.memory_gib * 2**30,
             pooled,
         )
-        say(f"features   {cost.sentence()}")
+        if items:
+            say(f"features   {cost.sentence()}")
         keep = cost.kept
     notes = (
         [f"audio is resampled from {task.spec.sample_rate} to {upstream.sample_rate} Hz for the upstream"]

@@ -79,6 +79,8 @@ class Batch:
 
 def collate(values: Sequence[Any], device: torch.device) -> Tensor:
     """Whole numbers -> (B,) int64; 1-D integer arrays -> (B, L) int64, -100 beyond each."""
+    if any(np.asarray(value).dtype.kind not in "iub" for value in values):
+        raise TypeError(f"labels and inputs are whole numbers or integer arrays, not {values[0]!r}")
     if np.ndim(values[0]) == 0:
         return torch.tensor([int(value) for value in values], device=device)
     padded, lengths = pad([torch.as_tensor(np.asarray(value), dtype=torch.int64) for value in values])
