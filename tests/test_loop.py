@@ -421,9 +421,10 @@ def test_other_errors_keep_their_name(corpus: Path, tmp_path: Path, monkeypatch:
 
 def test_an_empty_training_split_is_an_error_and_no_endless_loop(corpus: Path, tmp_path: Path) -> None:
     parts = prepared(corpus)
-    parts.items["train"] = []
-    with pytest.raises(DataError, match="train split"):
-        trainer_of(parts, tmp_path)
+    for change in ({"train": []}, {}):
+        parts.items = {**{name: parts.items[name] for name in ("dev", "test")}, **change}
+        with pytest.raises(DataError, match="no utterances to train on"):
+            trainer_of(parts, tmp_path)
 
 
 @pytest.mark.parametrize("way", ["kept", "anew", "fine-tuned"])

@@ -110,8 +110,10 @@ class Trainer:
     ) -> None:
         self.probe, self.task, self.feed, self.items, self.config = probe, task, feed, items, config
         self.world, self.device, self.checkpoint, self.events = world, device, checkpoint, events
-        if not items["train"]:
-            raise DataError("the train split has no utterances")
+        if not items.get("train"):
+            raise DataError(
+                "there are no utterances to train on; a task that trains nothing (embedding: raw) takes no -f (--fine_tune)"
+            )
         self.durations = seconds_of(items["train"], task.spec.sample_rate)
         self.total_steps = self._total_steps()
         self.optimizer = build_optimizer(probe, config)
