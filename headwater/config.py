@@ -236,7 +236,8 @@ _Loader.add_implicit_resolver(
 
 
 def _mapping(loader: Any, node: Any) -> dict[Any, Any]:
-    keys = [loader.construct_object(key) for key, _ in node.value]
+    # `<<: *anchor` may stand several times, and is no key.
+    keys = [loader.construct_object(key) for key, _ in node.value if key.tag != "tag:yaml.org,2002:merge"]
     twice = next((key for key in keys if keys.count(key) > 1), None)
     if twice is not None:
         raise yaml.constructor.ConstructorError(None, None, f"the key {twice!r} stands here twice", node.start_mark)
@@ -325,6 +326,14 @@ def numbers(config: RunConfig) -> dict[str, Any]:
         for key, value in flat.items()
         if not any(key == neutral or key.startswith(f"{neutral}.") for neutral in NEUTRAL)
     }
+
+
+def anchored(config: RunConfig) -> RunConfig:
+    """The same settings, where data lies said in full: a run is opened from other folders than the one it was started in."""
+    places = [name.removeprefix("data.") for name in NEUTRAL if name.startswith("data.")]
+    held = {name: getattr(config.data, name) for name in places}
+    full = {name: str(Path(place).expanduser().absolute()) for name, place in held.items() if place is not None}
+    return config.model_copy(update={"data": config.data.model_copy(update=full)})
 
 
 def fingerprint(*parts: Any) -> str:

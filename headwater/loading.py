@@ -57,4 +57,17 @@ def _foreign(expert: type[nn.Module], card: Card, ckpt: str | None, settings: Ma
         raise UsageError(
             f"upstream {card.name!r}: {card.expert}({', '.join(arguments)}) failed: {type(error).__name__}: {error} ({place_of(error)})"
         ) from None
-    return ForeignUpstream(module, load_upstream(frontend).frontend)
+    return ForeignUpstream(module, _frontend(frontend, card.name))
+
+
+def _frontend(name: str, owner: str) -> Any:
+    """The front-end of a registered upstream that is nothing but one: the layers of another would be left out in silence."""
+    expert = upstreams[name].load()
+    if not (
+        isinstance(expert, type) and issubclass(expert, Upstream) and expert.hidden_states is Upstream.hidden_states
+    ):
+        raise UsageError(
+            f"upstream {owner!r} names {name!r} as its front-end, which has layers of its own; "
+            "name one that has none, such as fbank (`headwater ls upstreams`)"
+        )
+    return load_upstream(name).frontend

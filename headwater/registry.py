@@ -102,9 +102,10 @@ class Registry:
             holder = cards.get(name) or cards.get(self._aliases.get(name, ""))
             if holder is None:
                 continue
-            if holder.folder != card.folder and not (replace and holder.plugin is not None):
+            again = (holder.folder, holder.name) == (card.folder, card.name)
+            if not again and not (replace and holder.plugin is not None):
                 raise UsageError(
-                    f"{self.kind} {name!r} is registered twice: in {holder.folder} and in {card.folder}; rename one "
+                    f"{self.kind} {name!r} is registered twice: by {holder.name} in {holder.folder} and by {card.name} in {card.folder}; rename one "
                     "(in a single file, a class whose name starts with _ is not registered)"
                 )
             del cards[holder.name]

@@ -76,6 +76,12 @@ def test_yaml_numbers_need_no_dot_and_keys_stand_once(tmp_path) -> None:  # type
         read_yaml(file)
 
 
+def test_yaml_anchors_may_be_merged(tmp_path) -> None:  # type: ignore[no-untyped-def]
+    file = tmp_path / "a.yaml"
+    file.write_text("base: &base {lr: 1e-3, name: Adam}\noptimizer:\n  <<: *base\n  name: SGD\n")
+    assert read_yaml(file)["optimizer"] == {"lr": 0.001, "name": "SGD"}
+
+
 def test_what_changes_no_number_does_not_enter_the_identity() -> None:
     one = validate(
         RunConfig, merge(LEAST, {"data": {"path": "a"}, "runner": {"log_step": 1}, "store": {"memory_gib": 1}})

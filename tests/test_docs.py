@@ -288,7 +288,7 @@ def test_the_readme_lists_exactly_what_is_registered(title: str, registry: Any) 
         [cell.strip() for cell in line.strip("|").split("|")] for line in text.strip().split("\n\n")[0].splitlines()[2:]
     ]
     listed = {next(iter(in_code(row[0]))): in_code(row[1]) for row in rows}
-    assert listed == {card.name: set(card.aliases) for card in registry}
+    assert listed == {card.name: set(card.aliases) for card in registry if card.plugin is None}
 
 
 def keys(content: Any, path: tuple[str, ...] = ()) -> Iterator[str]:

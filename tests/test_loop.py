@@ -69,7 +69,7 @@ def registered(folder: Path) -> Iterator[str]:
     add_plugin(folder / "loop_model.py")
     yield "LoopModel"
     for kind in ("upstream", "downstream"):
-        del registries[kind].cards["LoopModel"]  # type: ignore[index]
+        registries[kind].cards.pop("LoopModel", None)  # type: ignore[index]
 
 
 @pytest.fixture(scope="module")

@@ -98,3 +98,25 @@ def test_a_broken_card_is_named(tmp_path: Path) -> None:
     (folder / "cards.yaml").write_text("shift: {expert: Shift, sumary: typo}\n")
     with pytest.raises(UsageError, match=r"(?s)cards\.yaml.*'shift'"):
         add_plugin(folder)
+
+
+def test_two_cards_of_one_file_cannot_share_an_alias(tmp_path: Path, fresh_registry: None) -> None:
+    (tmp_path / "cards.yaml").write_text(
+        "one: {expert: A, summary: a, aliases: [both]}\ntwo: {expert: B, summary: b, aliases: [both]}\n"
+    )
+    with pytest.raises(UsageError, match="'both' is registered twice: by one .* and by two"):
+        add_plugin(tmp_path)
+
+
+@pytest.mark.parametrize("frontend", ["Itself", "Layered"])
+def test_a_front_end_with_layers_of_its_own_is_refused(frontend: str, tmp_path: Path, fresh_registry: None) -> None:
+    """Else its layers would be left out in silence, and one that names itself would never end."""
+    file = tmp_path / "mine.py"
+    file.write_text(
+        "import torch\n\n"
+        f"class Itself(torch.nn.Module):\n    frontend, out_dim = {frontend!r}, 240\n\n"
+        "class Layered(torch.nn.Module):\n    frontend, out_dim = 'fbank', 240\n"
+    )
+    add_plugin(file)
+    with pytest.raises(UsageError, match=f"names '{frontend}' as its front-end, which has layers of its own"):
+        headwater.load("Itself")

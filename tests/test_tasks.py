@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 from corpora import make_corpus, make_labels, make_trials
 
@@ -438,3 +439,104 @@ def test_the_wheel_installs_and_works_from_an_empty_folder(tmp_path: Path) -> No
             text=True,
         )
         assert done.returncode == 0, done.stderr
+
+
+def test_another_source_of_a_plugin_is_another_run(
+    command: Command, corpus: Path, tmp_path: Path, fresh_registry: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The weights may be the same: a changed forward must never answer with the old result."""
+    import sys
+
+    from test_contract import PLUGIN
+
+    plugin = tmp_path / "my_model.py"
+    line = ("run", "--plugin", plugin, "-u", "MyModel", "-d", "speaker", "--data", corpus, *QUICK)
+    for source in (PLUGIN, PLUGIN.replace("self.net(x)[0]", "self.net(-x)[0]")):
+        plugin.write_text(source)
+        for name in [name for name in sys.modules if name.startswith("headwater_plugin")]:
+            monkeypatch.delitem(sys.modules, name)
+        answer = command(*line)
+        assert answer.code == 0, answer.err
+        assert "finished" not in answer.out
+    assert len(list(Path("result/downstream").iterdir())) == 2
+
+
+def test_a_run_that_starts_from_other_weights_is_another_run(command: Command, corpus: Path) -> None:
+    line = ("run", "-u", "fbank_no_cmvn", "-d", "speaker", "--data", corpus, *QUICK)
+    assert command(*line).code == 0
+    first = next(Path("result/downstream").iterdir())
+    assert command(*line, "-i", first).code == 0
+    one, two = sorted(Path("result/downstream").iterdir(), key=lambda folder: folder != first)
+    assert (one / "model.safetensors").read_bytes() != (two / "model.safetensors").read_bytes()
+
+
+def test_another_version_of_the_audio_is_another_run_and_another_place_is_not(
+    command: Command, corpus: Path, tmp_path: Path
+) -> None:
+    """Noise added to a corpus changes no name, label or length: the numbers of the clean one would be printed for it."""
+    line = ("run", "-u", "fbank_no_cmvn", "-d", "speaker", *QUICK, "--data")
+    moved, noisy = tmp_path / "moved", tmp_path / "noisy"
+    for copy in (moved, noisy):
+        shutil.copytree(corpus.parent, copy)
+    for file in noisy.rglob("*.wav"):
+        samples, rate = soundfile.read(file)
+        soundfile.write(file, samples + 1e-2 * np.random.default_rng(0).standard_normal(len(samples)), rate)
+    assert "finished" not in command(*line, corpus).out
+    assert "finished" in command(*line, moved / corpus.name).out
+    assert "finished" not in command(*line, noisy / corpus.name).out
+
+
+def test_chance_counts_what_accuracy_counts_on_the_data_that_is_scored(command: Command, tmp_path: Path) -> None:
+    def write(name: str, seconds: dict[str, float]) -> Path:
+        rows = []
+        for speaker, length in seconds.items():
+            for split in ("train", "dev", "test"):
+                file = tmp_path / f"{name}-{speaker}-{split}.wav"
+                noise = np.random.default_rng(len(rows)).standard_normal(int(16000 * length))
+                soundfile.write(file, 0.1 * noise, 16000)
+                rows.append(f"{file.name},{speaker},{split}")
+        table = tmp_path / f"{name}.csv"
+        table.write_text("path,speaker,split\n" + "\n".join(rows) + "\n")
+        return table
+
+    data, other = write("data", {"anna": 0.4, "ben": 1.2}), write("other", {"anna": 0.4, "ben": 0.4})
+    done = command("run", "-u", "fbank_no_cmvn", "-d", "speaker_frame", "--data", data, *QUICK, "-n", "frames")
+    assert done.code == 0, done.err
+    # 0.4 s are 38 frames, 1.2 s are 118: always to say ben is right of 118 in 156.
+    for split in ("dev", "test"):
+        chance = result_of(Path("result/downstream/frames"))["metrics"][split]["accuracy"]["chance"]
+        assert chance == pytest.approx(100 * 118 / 156)
+    again = command("run", "-m", "evaluate", "-e", "result/downstream/frames", "--data", other)
+    assert "chance 50.00 %" in again.out
+
+
+def test_a_run_is_opened_from_any_folder_and_on_a_corpus_laid_out_otherwise(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tree = make_corpus(tmp_path / "tree", "librispeech", speakers=3, utterances=5)
+    ids = sorted(file.stem for file in tree.rglob("*.*") if file.suffix in (".flac", ".wav"))
+    for split, start in (("train", 0), ("dev", 3), ("test", 4)):
+        step = [name for number, name in enumerate(ids) if (number % 5 < 3 if start == 0 else number % 5 == start)]
+        (tmp_path / f"{split}.txt").write_text("\n".join(step) + "\n")
+    lists = ",,".join(f"data.{split}_list={split}.txt" for split in ("train", "dev", "test"))
+    folder = tree.relative_to(tmp_path)
+    done = command("run", "-u", "fbank_no_cmvn", "-d", "speaker", "--data", folder, "-o", lists, *QUICK, "-n", "one")
+    assert done.code == 0, done.err
+    rows = [f"{file},{file.parent.parent.name},test" for file in tree.rglob("*.*") if file.stem in ids[:1]]
+    (tmp_path / "other.csv").write_text("path,speaker,split\n" + "\n".join(rows) + "\n")
+    monkeypatch.chdir(tmp_path / "tree")
+    run = tmp_path / "result" / "downstream" / "one"
+    for line in (
+        ("-m", "evaluate", "-e", run),
+        ("-m", "evaluate", "-e", run, "--data", tmp_path / "other.csv"),
+        ("-c", run / "config.yaml", "--dry-run"),
+        ("-e", run),
+    ):
+        said = command("run", *line)
+        assert said.code == 0, said.err
+
+
+@pytest.mark.parametrize("flag", [("-t", "dev"), ("--out", "scores.jsonl")])
+def test_a_flag_of_evaluation_is_not_ignored_in_training(flag: tuple[str, str], command: Command, corpus: Path) -> None:
+    done = command("run", "-u", "fbank", "-d", "speaker", "--data", corpus, *flag)
+    assert done.code == 2 and flag[0] in done.err

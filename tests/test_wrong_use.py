@@ -515,7 +515,7 @@ USE_ROWS = [
     Row("plugin: near miss", (*MINE, "-u", "mine"), USAGE, ("Did you mean 'Mine'",), write("mine.py", MODULE)),
     Row("plugin: weights", (*MINE, "-k", "a.pt"), USAGE, ("takes no weight file",), write("mine.py", MODULE)),
     Row("plugin: unknown setting", (*MINE, "-o", "upstream.config.size=3"), USAGE, ("Mine(size) failed", "size"), write("mine.py", MODULE)),
-    Row("plugin: upstream as a task", (*MINE, "-d", "Mine"), USAGE, ("Mine is no headwater Task",), write("mine.py", MODULE)),
+    Row("plugin: upstream as a task", (*MINE, "-d", "Mine"), USAGE, ("unknown downstream 'Mine'",), write("mine.py", MODULE)),
     plugin("syntax", USAGE, ("mine.py", "not a Python file", "line 5"), "return x", "return return x"),
     plugin("exception at import", USAGE, ("mine.py:1", "ZeroDivisionError"), "import torch", "import torch; 1 / 0"),
     plugin("exit at import", USAGE, ("mine.py:1", "SystemExit"), "import torch", "import torch, sys; sys.exit(0)"),

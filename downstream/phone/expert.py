@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
-import numpy as np
 from pydantic import Field, field_validator
 from torch import nn
 
@@ -64,8 +63,7 @@ class Phone(ClassificationTask):
         self.description = data.describe(self.data.path, RATE, digest)
         if not trained:
             names = labels.classes or tuple(str(index) for index in range(labels.num_classes))
-            test = np.bincount(np.concatenate([values[utterance.id] for utterance, _ in data.splits["test"]]))
-            self.specify("frame", names, 100.0 * float(test.max() / test.sum()))
+            self.specify("frame", names)
         elif labels.num_classes > len(self.classes):
             raise DataError(
                 f"{self.data.labels}: {labels.num_classes} classes, but the run was trained on {len(self.classes)}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -22,7 +23,6 @@ from headwater.nn.heads import MeanPool, PooledLinear
 from headwater.nn.upstream import UpstreamSpec
 from headwater.train.classification import ClassificationAccumulator
 from headwater.train.corpora import Measured, load_corpus, measured
-from headwater.train.labelled import commonest
 from headwater.train.task import Accumulator, Batch, Item, Specification, Task
 
 RATE = 16000
@@ -111,9 +111,9 @@ class Verification(Task):
     classes: tuple[str, ...] = ()
     trials: Trials
 
-    def _specify(self, chance: float | None) -> None:
+    def _specify(self) -> None:
         measures = (Eer(), MinDcf("min_dcf_0.01", 0.01), MinDcf("min_dcf_0.05", 0.05))
-        dev = (Ratio("accuracy", "correct", "total", chance=chance),) if self.classes else None
+        dev = (Ratio("accuracy", "correct", "total"),) if self.classes else None
         self.spec = Specification(
             level="utterance", labels="trial", measures=measures, dev_measures=dev, classes=self.classes
         )
@@ -128,9 +128,12 @@ class Verification(Task):
         if self.config.embedding == "trained" and not restored:
             items, described = self._identification(corpus, trials)
         elif not restored:
-            self._specify(None)
+            self._specify()
+        # Paths enter the hash of the data below a root of its own, so that the place of the files does not.
+        folders = [utterance.path.parent for utterance in trials.utterances]
+        root = corpus.root if corpus is not None else Path(os.path.commonpath(folders))
         named = Corpus(
-            "trials", "trials", Path(), tuple(replace(utterance, split="test") for utterance in trials.utterances)
+            "trials", "trials", root, tuple(replace(utterance, split="test") for utterance in trials.utterances)
         )
         test = measured(
             named,
@@ -208,7 +211,7 @@ class Verification(Task):
                 f"{len(nameless)} utterances have no speaker, the first is {nameless[0]!r}; a trained embedding learns from speakers"
             )
         self.classes = tuple(sorted({str(utterance.speaker) for utterance, _ in parts["train"]}))
-        self._specify(commonest([str(utterance.speaker) for utterance, _ in parts["dev"]]))
+        self._specify()
         unknown = {str(utterance.speaker) for utterance, _ in parts["dev"]} - set(self.classes)
         if unknown:
             raise DataError(
@@ -219,11 +222,9 @@ class Verification(Task):
             self.notes.append(
                 f"{len(shared)} speakers of the trials are among the training speakers: this EER is not one of unseen speakers"
             )
+        index = {name: number for number, name in enumerate(self.classes)}
         items = {
-            split: [
-                Item(utterance, samples, {"class": self.classes.index(str(utterance.speaker))})
-                for utterance, samples in part
-            ]
+            split: [Item(utterance, samples, {"class": index[str(utterance.speaker)]}) for utterance, samples in part]
             for split, part in parts.items()
         }
         return items, replace(data, splits=parts).describe(self.data.path, RATE)
@@ -265,4 +266,4 @@ class Verification(Task):
 
     def restore(self, state: Mapping[str, Any]) -> None:
         self.classes = tuple(state["classes"])
-        self._specify(None)
+        self._specify()

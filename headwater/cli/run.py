@@ -6,16 +6,13 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from headwater.cli import s3prl
 from headwater.config import RunConfig, flatten, merge, parse_overrides, read_yaml, validate
 from headwater.errors import UsageError, nearest
 from headwater.paths import expert_root
 from headwater.registry import add_plugin, downstreams, upstreams
-
-if TYPE_CHECKING:
-    pass
 
 EPILOG = """examples:
   python run_downstream.py -u fbank_no_cmvn -d speaker                       the demo: nothing to prepare
@@ -136,9 +133,10 @@ def settings_of(args: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
     base: dict[str, Any] = {}
     if args.past_exp is not None:
         base = read_yaml(run_path(args.past_exp) / "config.yaml")
-    name = args.downstream or base.get("downstream")
-    held = base.get("upstream")
-    upstream = args.upstream or (held.get("name") if isinstance(held, dict) else None)
+    # A config.yaml of a run names both; a recipe names neither.
+    said = [read_yaml(args.config)] if args.config is not None and _is_file(args.config) else []
+    name = args.downstream or _name_in("downstream", *said, base)
+    upstream = args.upstream or _name_in("upstream", *said, base)
     if name is None or upstream is None:
         lists = f"tasks: {', '.join(card.name for card in downstreams)}; upstreams: {', '.join(card.name for card in upstreams)}"
         raise UsageError(f"-u UPSTREAM and -d TASK are needed ({lists})")
@@ -153,9 +151,7 @@ def settings_of(args: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
     layers.append(_flags(args))
     overrides, more = s3prl.translate_config(parse_overrides(args.override))
     layers.append(overrides)
-    merged = merge(*layers)
-    # A list of settings that the front-end's config replaces as a whole must not be mixed with the defaults of another.
-    return merged, notes + more
+    return merge(*layers), notes + more
 
 
 def _flags(args: argparse.Namespace) -> dict[str, Any]:
@@ -185,9 +181,23 @@ def _flags(args: argparse.Namespace) -> dict[str, Any]:
     return {"upstream": upstream, "data": data, **({"seed": args.seed} if args.seed is not None else {})}
 
 
+def _name_in(key: str, *settings: dict[str, Any]) -> str | None:
+    """The upstream or task that the first of some settings names."""
+    for layer in settings:
+        held = layer.get(key)
+        name = held.get("name") if isinstance(held, dict) else held
+        if isinstance(name, str):
+            return name
+    return None
+
+
+def _is_file(name: str) -> bool:
+    return Path(name).suffix in (".yaml", ".yml") or Path(name).is_file()
+
+
 def recipe_path(name: str, task: str) -> Path:
     """A YAML file, or the recipe of this name of the task."""
-    if Path(name).suffix in (".yaml", ".yml") or Path(name).is_file():
+    if _is_file(name):
         return Path(name)
     folder = expert_root("config") / "downstream" / task
     known = sorted(file.stem for file in folder.glob("*.yaml"))
@@ -226,6 +236,9 @@ def main(arguments: Sequence[str]) -> int:
         return _evaluate(args) if args.mode == "evaluate" else _predict(args)
     if args.files:
         raise UsageError(f"{args.files[0]}: files are for -m predict; data to train on goes behind --data")
+    for flag, value in (("-t", args.evaluate_split), ("--out", args.out)):
+        if value is not None:
+            raise UsageError(f"{flag} belongs to -m evaluate and -m predict; a training run scores dev and test itself")
     settings, more = settings_of(args)
     for note in [*notes, *more]:
         say(f"note       {note}")
@@ -305,7 +318,7 @@ def report(result: dict[str, Any], folder: Path | None = None) -> None:
 
 def _evaluate(args: argparse.Namespace) -> int:
     from headwater.train.parts import reopen
-    from headwater.train.runner import extract, score
+    from headwater.train.runner import conclusions, extract, score
 
     path = run_path(args.past_exp)
     overrides = merge(_flags(args), parse_overrides(args.override))
@@ -318,7 +331,12 @@ def _evaluate(args: argparse.Namespace) -> int:
     extract(parts)
     scores = score(parts, [split])[split]
     metrics = scores.result()
-    report({"metrics": {split: {name: metric.to_json() for name, metric in metrics.items()}}, "notes": parts.notes})
+    report(
+        {
+            "metrics": {split: {name: metric.to_json() for name, metric in metrics.items()}},
+            "notes": conclusions(parts, {split: metrics}),
+        }
+    )
     if args.out is not None:
         from headwater.results.files import write_rows
 

@@ -23,7 +23,7 @@ def guarded(command: Command, arguments: Sequence[str]) -> int:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
-        print("stopped", file=sys.stderr)
+        print("stopped; the same command goes on from what is saved", file=sys.stderr)
         return 1
     except BrokenPipeError:
         # The reader (`| head`) has what it wanted. Python would complain once more when it flushes at exit.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from headwater.audio import AudioInfo
 
 _SHOWN = 5
+_BLOCK = 4096  # bytes
 Skipped = tuple[str, str, str]  # id, path, reason
 
 
@@ -71,6 +73,35 @@ def measure(
         )
         raise DataError(f"{len(skipped)} of {len(utterances)} utterances cannot be used:{shown}{more}{advice}")
     return tuple(usable), np.array(lengths, dtype=np.int64), skipped
+
+
+def audio_sha256(utterances: Sequence[Utterance]) -> str:
+    """A hash of what the files of these utterances hold, by id: their sizes, and a block from the start, middle and end of each.
+
+    Two versions of a corpus, one clean and one with noise, have the same names, labels and lengths; a few blocks tell them apart at the cost of a header.
+    """
+    paths = list(dict.fromkeys(utterance.path for utterance in utterances))
+    with ThreadPoolExecutor(min(16, 4 * (os.cpu_count() or 1))) as pool:
+        blocks = dict(
+            zip(paths, progress(pool.map(_blocks, paths), total=len(paths), what="hashing audio"), strict=True)
+        )
+    digest = hashlib.sha256()
+    for utterance in sorted(utterances, key=lambda utterance: utterance.id):
+        digest.update(utterance.id.encode() + b"\0" + blocks[utterance.path])
+    return digest.hexdigest()
+
+
+def _blocks(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            digest = hashlib.sha256(str(size).encode())
+            for place in (0, size // 2, max(0, size - _BLOCK)):
+                file.seek(place)
+                digest.update(file.read(_BLOCK))
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}") from None
+    return digest.digest()
 
 
 def _header(path: Path) -> AudioInfo | str:

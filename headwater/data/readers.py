@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -151,7 +152,7 @@ def _read_ids(path: Path) -> list[str]:
     if not ids:
         raise DataError(f"{path} is empty; it should hold an utterance id a line")
     if len(set(ids)) < len(ids):
-        raise DataError(f"{path} names an utterance twice: {next(key for key in ids if ids.count(key) > 1)}")
+        raise DataError(f"{path} names an utterance twice: {Counter(ids).most_common(1)[0][0]}")
     return ids
 
 

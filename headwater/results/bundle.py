@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -51,6 +52,20 @@ def read_model(place: RunFolder) -> dict[str, Any]:
         if not isinstance(model.get(key), kind):
             raise DataError(f"{file}: the key {key!r} is missing or broken; train again with --fresh")
     return model
+
+
+def source_sha256(source: Path) -> str:
+    """sha256 of a plugin's file, or of the Python and YAML files of its folder and the packages in it."""
+    digest = hashlib.sha256()
+    for file in [source] if source.is_file() else _sources(source):
+        digest.update(f"{file.name} {file.stat().st_size} ".encode() + file.read_bytes())
+    return digest.hexdigest()
+
+
+def _sources(folder: Path) -> list[Path]:
+    files = [file for file in sorted(folder.iterdir()) if file.suffix in (".py", ".yaml", ".yml")]
+    packages = [child for child in sorted(folder.iterdir()) if (child / "__init__.py").is_file()]
+    return [*files, *(file for package in packages for file in _sources(package))]
 
 
 def copy_plugins(folder: Path, cards: list[Card]) -> list[str]:

@@ -119,7 +119,8 @@ class RunFolder:
         for file in self.path.rglob(".*.tmp"):
             if _UNFINISHED.fullmatch(file.name):
                 file.unlink(missing_ok=True)
-        if fresh:
+        if fresh or not self.begun:
+            # Not begun, yet not empty: a start over that was killed half way.
             self.clear()
         if not self.begun:
             write_bytes(

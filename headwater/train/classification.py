@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from headwater.errors import DataError, HeadwaterError
-from headwater.metrics import Ratio
+from headwater.metrics import Metric, Ratio, evaluate
 from headwater.nn.lengths import frame_index, mask
 from headwater.train.task import IGNORE, Accumulator, Batch, Specification, Task
 
@@ -42,7 +43,11 @@ def targets(output: Tensor, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
 
 
 class ClassificationAccumulator(Accumulator):
-    """Correct and total by utterance, the prediction where there is one an utterance, and the confusion matrix."""
+    """Correct and total by utterance, the prediction where there is one an utterance, and the confusion matrix.
+
+    The chance of its accuracy is that of always naming the commonest class of what was scored, each label counted as often as accuracy counts it: frames where
+    frames are judged, and of other data than the run's own where that is scored.
+    """
 
     def __init__(self, measures: Sequence[Measure], classes: Sequence[str]) -> None:
         super().__init__(measures)
@@ -94,6 +99,15 @@ class ClassificationAccumulator(Accumulator):
         self._settle()
         return [self._rows[name] for name in sorted(self._rows)]
 
+    def result(self, seed: int = 0) -> dict[str, Metric]:
+        counts = self.confusion().sum(1)
+        chance = 100.0 * int(counts.max()) / max(int(counts.sum()), 1)
+        measures = [
+            replace(measure, chance=chance) if isinstance(measure, Ratio) and measure.name == "accuracy" else measure
+            for measure in self.measures
+        ]
+        return evaluate(measures, self.rows(), seed=seed)
+
     def confusion(self) -> np.ndarray:
         """(C, C) int64 counts, rows the labels, columns the predictions."""
         self._settle()
@@ -113,10 +127,11 @@ class ClassificationTask(Task):
 
     classes: tuple[str, ...]
 
-    def specify(self, level: str, classes: Sequence[str], chance: float | None) -> None:
-        """Set `spec`. `chance`: accuracy in percent of always answering the commonest class of the test split."""
+    def specify(self, level: str, classes: Sequence[str]) -> None:
+        """Set `spec`."""
         self.classes = tuple(classes)
-        accuracy = Ratio("accuracy", "correct", "total", chance=chance)
+        self._index = {name: number for number, name in enumerate(self.classes)}
+        accuracy = Ratio("accuracy", "correct", "total")
         self.spec = Specification(level=level, labels="class", measures=(accuracy,), classes=self.classes)  # type: ignore[arg-type]
 
     def loss(self, output: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
@@ -147,16 +162,16 @@ class ClassificationTask(Task):
         ]
 
     def state(self) -> dict[str, Any]:
-        return {"classes": list(self.classes), "chance": self.spec.measures[0].chance, "level": self.spec.level}
+        return {"classes": list(self.classes), "level": self.spec.level}
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        self.specify(state["level"], state["classes"], state["chance"])
+        self.specify(state["level"], state["classes"])
 
     def class_index(self, label: str, where: str) -> int:
         """The number of a class; `DataError` for one that training did not have."""
         try:
-            return self.classes.index(label)
-        except ValueError:
+            return self._index[label]
+        except KeyError:
             raise DataError(
                 f"{where}: the class {label!r} was not among the {len(self.classes)} classes of the training data"
             ) from None

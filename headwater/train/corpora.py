@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from headwater.config import DataConfig, fingerprint
 from headwater.data.corpus import Corpus, Utterance, drop_small_speakers
-from headwater.data.measure import measure
+from headwater.data.measure import audio_sha256, measure
 from headwater.data.readers import read_corpus
 from headwater.data.splits import ensure_splits
 from headwater.errors import DataError
@@ -23,6 +23,7 @@ class Measured:
     splits: Mapping[str, list[tuple[Utterance, int]]]
     skipped: list[dict[str, str]]
     notes: list[str] = field(default_factory=list)
+    audio_sha256: str = ""
 
     def describe(self, path: str | None, rate: int, extra: Any = None) -> dict[str, Any]:
         """The `data` part of `result.json`. `extra` (labels, trials) enters the hash."""
@@ -31,7 +32,7 @@ class Measured:
             "name": self.corpus.name,
             "reader": self.corpus.reader,
             "path": path,
-            "sha256": fingerprint(self.corpus.sha256(), lengths, extra),
+            "sha256": fingerprint(self.corpus.sha256(), self.audio_sha256, lengths, extra),
             "splits": {
                 name: {
                     "utterances": len(part),
@@ -105,7 +106,11 @@ def measured(
     if data.limit is not None:
         notes.append(f"limited to {data.limit} utterances of each split: for trying out, not for reporting")
     return Measured(
-        corpus, splits, [{"id": name, "path": str(path), "reason": reason} for name, path, reason in skipped], notes
+        corpus,
+        splits,
+        [{"id": name, "path": str(path), "reason": reason} for name, path, reason in skipped],
+        notes,
+        audio_sha256(good),
     )
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from headwater.errors import UsageError
 from headwater.nn.featurizer import Featurizer
 from headwater.nn.upstream import Upstream
 from headwater.store import FrozenFeatures
@@ -58,4 +59,10 @@ class Feed:
 
     def _batch(self, group: list[Item], lengths: Tensor) -> Batch:
         # Labels know their time in the task's samples, frames in the upstream's.
-        return make_batch(group, lengths, round(self.upstream.stride * self.scale), self.upstream.offset * self.scale)
+        stride = self.upstream.stride * self.scale
+        if stride != round(stride) and "centres" in group[0].labels:
+            raise UsageError(
+                f"upstream {self.upstream.name!r} has a frame every {stride:g} samples at the task's rate: labels by time need whole samples; "
+                "give this task audio at the upstream's rate"
+            )
+        return make_batch(group, lengths, round(stride), self.upstream.offset * self.scale)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Sequence
 from typing import Literal
 
 from pydantic import Field
@@ -63,7 +61,7 @@ class LabelledTask(ClassificationTask):
             classes = sorted({label for _, _, label in parts["train"]})
             if len(classes) < 2:
                 raise DataError(f"the train split has {len(classes)} {self.noun}; at least two are needed")
-            self.specify(self.config.level, classes, commonest([label for _, _, label in parts["test"]]))
+            self.specify(self.config.level, classes)
         if self.data.limit is not None:
             known = set(self.classes)
             parts = {split: [row for row in part if row[2] in known] for split, part in parts.items()}
@@ -90,8 +88,3 @@ class LabelledTask(ClassificationTask):
         if self.config.level == "frame":
             return FrameClassifier(upstream.out_dim, len(self.classes))
         return PooledLinear(upstream.out_dim, len(self.classes), self.config.projector)
-
-
-def commonest(labels: Sequence[str]) -> float:
-    """Accuracy in percent of always answering the commonest label."""
-    return 100.0 * max(Counter(labels).values()) / len(labels)

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+import headwater
 from headwater.audio import read
 from headwater.config import RunConfig, merge, numbers, validate
 from headwater.errors import DataError, HeadwaterError, UsageError
@@ -17,7 +18,7 @@ from headwater.loading import load_upstream
 from headwater.nn.featurizer import Featurizer
 from headwater.nn.upstream import Upstream
 from headwater.registry import downstreams
-from headwater.results.bundle import read_model, register_plugins
+from headwater.results.bundle import read_model, register_plugins, source_sha256
 from headwater.results.run import RunFolder
 from headwater.store.features import plan
 from headwater.train.distributed import World, local_device
@@ -27,6 +28,9 @@ from headwater.train.task import Item, Task
 from headwater.weights import read_safetensors, state_sha256
 
 Say = Callable[[str], None]
+
+
+OF_ONE_CORPUS = ("root", "train_list", "dev_list", "test_list", "split_file")
 
 
 @dataclass
@@ -61,7 +65,8 @@ def build_probe(config: RunConfig, task: Task, upstream: Upstream, device: torch
     spec = upstream.spec
     if featurizer.out_dim != spec.out_dim:
         spec = type(spec)(**{**vars(spec), "out_dim": featurizer.out_dim})
-    with torch.random.fork_rng():
+    # The head is made on the CPU, whose generator alone it draws from.
+    with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         head = task.head(spec)
     upstream.requires_grad_(settings.trainable)
@@ -202,9 +207,13 @@ def prove_pooling(probe: Probe, upstream: Upstream, reader: Callable[[Item], Ten
                 )
 
 
-def identity_of(parts: Prepared) -> dict[str, Any]:
-    """What a run is: the settings that change numbers, the data's content, the weights."""
+def identity_of(parts: Prepared, *, initialised: bool = False) -> dict[str, Any]:
+    """What a run is: the version, the settings that change numbers, the data's content, the weights it starts from, the source of plugins."""
+    cards = [parts.upstream.card, downstreams[parts.config.downstream]]
     return {
+        "headwater": headwater.__version__,
+        "plugins": [source_sha256(card.folder) for card in cards if card.plugin is not None],
+        "init_sha256": state_sha256(parts.probe) if initialised else None,
         **numbers(parts.config),
         "upstream.name": parts.upstream.card.name,
         "downstream": downstreams[parts.config.downstream].name,
@@ -243,7 +252,9 @@ def reopen(
         raise UsageError(f"{path} is no finished run: it has no result.json")
     model = read_model(place)
     register_plugins(path, model["plugins"])
-    settings = merge(place.config().model_dump(), overrides, {"data": {"path": data}} if data is not None else {})
+    # What says where the run's own corpus lies, and how it is split, would be wrong of another.
+    other = {"data": {**dict.fromkeys(OF_ONE_CORPUS), "reader": "auto", "path": data}} if data is not None else {}
+    settings = merge(place.config().model_dump(), other, overrides)
     config = validate(RunConfig, settings)
     task = build_task(config)
     try:

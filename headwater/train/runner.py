@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 import headwater
-from headwater.config import RunConfig, fingerprint
+from headwater.config import RunConfig, anchored, fingerprint
 from headwater.metrics import Metric
 from headwater.progress import bar
 from headwater.registry import downstreams, upstreams
@@ -52,7 +52,7 @@ def train(parts: Prepared, folder: RunFolder) -> Standing:
     events = None
     if parts.world.first:
         events = Events(folder.path)
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(devices=[parts.device] if parts.device.type == "cuda" else []):
         torch.manual_seed(parts.config.seed + 1000003 * (1 + parts.world.rank))
         trainer = Trainer(
             parts.probe,
@@ -98,17 +98,19 @@ def run(
     """
     started = time.monotonic()
     parts = prepare(config, device=device, say=say)
-    identity = identity_of(parts)
+    if init_ckpt is not None:
+        initialise(parts.probe, init_ckpt)
+    identity = identity_of(parts, initialised=init_ckpt is not None)
     place = RunFolder(folder or Path("result") / "downstream" / default_name(config, identity))
     if parts.world.first:
         place.check(identity, fresh=fresh)
-    if place.begun and place.finished and not fresh:
+    # The first rank decides: the others may look at the folder a moment later.
+    if parts.world.gather(place.begun and place.finished and not fresh)[0]:
+        parts.world.close()
         say(f"finished   {place.path} holds this run already; --fresh starts it over")
-        if not (place.path / "report.html").is_file():
+        if parts.world.first and not (place.path / "report.html").is_file():
             illustrate(place)
         return place.result(), place.path
-    if init_ckpt is not None:
-        initialise(parts.probe, init_ckpt)
     if dry_run:
         rehearse(parts)
         say(f"dry run    all parts fit together; nothing was trained or written (the run would go to {place.path})")
@@ -116,7 +118,7 @@ def run(
     seconds = {"extract_s": extract(parts)}
     try:
         if parts.world.first:
-            place.begin(config, identity, fresh=fresh)
+            place.begin(anchored(config), identity, fresh=fresh)
         parts.world.barrier()
         standing = train(parts, place)
         seconds["train_s"] = standing.seconds
@@ -137,7 +139,7 @@ def run(
 def rehearse(parts: Prepared) -> None:
     """One batch forwards and backwards, so that a dry run finds what would fail later."""
     split = "train" if "train" in parts.items else next(iter(parts.items))
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(devices=[parts.device] if parts.device.type == "cuda" else []):
         for ready in parts.feed([parts.items[split][: min(4, parts.config.batch.size)]]):
             output, _ = parts.probe(ready.states, ready.lengths, ready.batch.inputs, ready.x)
             if split == "train":
