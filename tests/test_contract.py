@@ -155,6 +155,9 @@ def test_an_upstream_without_front_end_refuses_waveforms_by_name() -> None:
         ([torch.zeros(2, 100)], "shape"),
         ([torch.zeros(100), torch.zeros(4, 240)], "one list"),
         ([[0.0, 1.0]], "float tensor"),
+        ([np.zeros(100)], "got ndarray"),
+        ([torch.zeros(100), torch.full((100,), torch.nan)], "item 1 holds NaN"),
+        ([torch.full((4, 240), torch.inf)], "item 0 holds NaN or infinity"),
     ],
 )
 def test_what_is_no_waveform_is_refused(wavs: list[torch.Tensor], words: str) -> None:

@@ -104,7 +104,7 @@ def test_two_cards_of_one_file_cannot_share_an_alias(tmp_path: Path, fresh_regis
     (tmp_path / "cards.yaml").write_text(
         "one: {expert: A, summary: a, aliases: [both]}\ntwo: {expert: B, summary: b, aliases: [both]}\n"
     )
-    with pytest.raises(UsageError, match="'both' is registered twice: by one .* and by two"):
+    with pytest.raises(UsageError, match=r"'both' is registered twice: by one .* and by two"):
         add_plugin(tmp_path)
 
 

@@ -17,8 +17,11 @@ from corpora import make_corpus, make_labels, make_trials
 
 import headwater
 from headwater.audio import read
-from headwater.metrics import eer
+from headwater.data.corpus import Utterance
+from headwater.metrics import Ratio, eer
 from headwater.results.files import read_rows
+from headwater.train.classification import ClassificationAccumulator
+from headwater.train.task import Item, make_batch
 
 QUICK = ("-o", "runner.total_steps=30,,runner.eval_step=10,,runner.log_step=10,,runner.save_step=10")
 Command = Callable[..., Any]
@@ -540,3 +543,29 @@ def test_a_run_is_opened_from_any_folder_and_on_a_corpus_laid_out_otherwise(
 def test_a_flag_of_evaluation_is_not_ignored_in_training(flag: tuple[str, str], command: Command, corpus: Path) -> None:
     done = command("run", "-u", "fbank", "-d", "speaker", "--data", corpus, *flag)
     assert done.code == 2 and flag[0] in done.err
+
+
+def test_moved_trials_are_the_same_run(command: Command, corpus: Path, tmp_path: Path) -> None:
+    (tmp_path / "trials.txt").write_bytes(make_trials(corpus.parent).read_bytes())
+    moved = tmp_path / "moved"
+    shutil.copytree(corpus.parent, moved)
+    line = ("run", "-u", "fbank_no_cmvn", "-d", "speaker_verification", "-o", "data.trials=trials.txt", "--data")
+    assert "finished" not in command(*line, corpus).out
+    assert "finished" in command(*line, moved / corpus.name).out
+
+
+def test_scoring_many_classes_takes_one_confusion_whatever_the_number_of_batches() -> None:
+    """VoxCeleb1 has 1,251 speakers: a confusion a batch was 12 MiB each, gigabytes for its test split."""
+    names = [str(number) for number in range(300)]
+    counted = ClassificationAccumulator((Ratio("accuracy", "correct", "total"),), names)
+    generator = torch.Generator().manual_seed(0)
+    for batch in range(20):
+        items = [Item(Utterance(f"{batch}-{row}", Path("x.wav")), 16000, {"class": row}) for row in range(4)]
+        counted.add(
+            torch.randn(4, 300, generator=generator), make_batch(items, torch.ones(4, dtype=torch.int64), 160, 200.0)
+        )
+    held = [value for entry in counted._pending for value in entry if isinstance(value, torch.Tensor)]
+    assert sum(tensor.numel() for tensor in held) < 20 * 4 * 10
+    assert counted.confusion().sum() == 80
+    assert counted.confusion()[:4].sum(1).tolist() == [20, 20, 20, 20]
+    assert counted.result()["accuracy"].chance == 25.0

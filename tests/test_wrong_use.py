@@ -134,6 +134,9 @@ def place(tmp_path: Path, made: Path, monkeypatch: pytest.MonkeyPatch, fresh_reg
     def bring(*parts: str) -> None:
         for part in parts:
             shutil.copytree(made / part, part)
+        for file in Path().glob("run-*/config.yaml"):
+            # A run says in full where its corpus lies; here that is the copy.
+            file.write_text(file.read_text().replace(str(made), str(tmp_path)))
 
     return bring
 

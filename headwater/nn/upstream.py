@@ -175,7 +175,7 @@ class Upstream(nn.Module):
         for position, wav in enumerate(wavs):
             if not isinstance(wav, Tensor) or not wav.is_floating_point():
                 raise DataError(
-                    f"upstream {self.name!r}, item {position}: a float tensor is needed, got {getattr(wav, 'dtype', type(wav).__name__)}"
+                    f"upstream {self.name!r}, item {position}: a float tensor is needed, got {wav.dtype if isinstance(wav, Tensor) else type(wav).__name__}"
                 )
             if wav.dim() not in (1, 2) or (wav.dim() == 2 and wav.shape[1] != self.in_dim) or wav.shape[0] == 0:
                 raise DataError(
@@ -183,6 +183,10 @@ class Upstream(nn.Module):
                 )
         if len({wav.dim() for wav in wavs}) > 1:
             raise DataError(f"upstream {self.name!r}: waveforms and features in one list")
+        # One wait for the device, not one an item.
+        finite = torch.stack([torch.isfinite(wav).all() for wav in wavs]).tolist()
+        if not all(finite):
+            raise DataError(f"upstream {self.name!r}, item {finite.index(False)} holds NaN or infinity")
         x, lengths = pad(wavs) if wavs[0].dim() == 2 else self.frontend(wavs)
         return x, lengths
 

@@ -54,7 +54,9 @@ class ClassificationAccumulator(Accumulator):
         self.classes = list(classes)
         self._rows: dict[str, dict[str, Any]] = {}
         self._confusion = np.zeros((len(classes), len(classes)), dtype=np.int64)
-        self._pending: list[tuple[Batch, Tensor, Tensor, Tensor | None, Tensor, Tensor]] = []
+        self._pending: list[tuple[Batch, Tensor, Tensor, Tensor | None, Tensor]] = []
+        # One for all batches: of thousands of classes, one a batch would fill the memory.
+        self._pairs: Tensor | None = None
 
     def add(self, output: Tensor, batch: Batch) -> None:
         logits, labels, row = targets(output, batch)
@@ -63,12 +65,14 @@ class ClassificationAccumulator(Accumulator):
         correct = torch.zeros(len(output), dtype=torch.int64, device=output.device).index_add_(0, row, hits.long())
         total = torch.bincount(row, minlength=len(output))
         size = len(self.classes)
-        pairs = torch.bincount(labels * size + predictions, minlength=size * size)
+        if self._pairs is None:
+            self._pairs = torch.zeros(size * size, dtype=torch.int64, device=output.device)
+        self._pairs.index_add_(0, labels * size + predictions, torch.ones_like(labels))
         answers = predictions if output.dim() == 2 else None
-        self._pending.append((batch, correct, total, answers, pairs, torch.isfinite(logits).all()))
+        self._pending.append((batch, correct, total, answers, torch.isfinite(logits).all()))
 
     def _settle(self) -> None:
-        for batch, correct, total, predictions, pairs, finite in self._pending:
+        for batch, correct, total, predictions, finite in self._pending:
             if not bool(finite):
                 # The largest of NaNs is the first class: a number without meaning, and nothing that shows it.
                 raise HeadwaterError(
@@ -83,8 +87,10 @@ class ClassificationAccumulator(Accumulator):
                     row["label"] = self.classes[int(item.labels["class"])]
                     row["prediction"] = self.classes[answers[position]]
                 self._rows[item.id] = row
-            self._confusion += pairs.cpu().numpy().reshape(self._confusion.shape)
         self._pending.clear()
+        if self._pairs is not None:
+            self._confusion += self._pairs.cpu().numpy().reshape(self._confusion.shape)
+            self._pairs = None
 
     def state(self) -> dict[str, Any]:
         self._settle()
