@@ -64,10 +64,11 @@ class DataConfig(Section):
     dev_list: str | None = None
     test_list: str | None = None
     split_file: str | None = Field(None, description="VoxCeleb's iden_split.txt, where it is not beside the corpus")
-    splits: Literal["auto", "make"] = Field(
-        "auto", description="auto keeps the corpus' own splits; make replaces them by made ones"
+    splits: Literal["auto", "make", "whole"] = Field(
+        "auto",
+        description="auto keeps the corpus' own splits, or makes some; make replaces them; whole takes a corpus without any as test",
     )
-    min_utterances: int = Field(1, ge=1, description="speakers (classes) with fewer utterances are left out")
+    min_utterances: int = Field(1, ge=1, description="speakers with fewer utterances are left out")
     channel: Literal["single", "mean"] | int = Field(
         "single", description="single (more channels are an error), mean, or a channel number"
     )
@@ -177,6 +178,7 @@ NEUTRAL = (
     "data.dev_list",
     "data.test_list",
     "data.split_file",
+    "upstream.ckpt",
     "runner.log_step",
     "runner.save_step",
     "store",
@@ -330,10 +332,13 @@ def numbers(config: RunConfig) -> dict[str, Any]:
 
 def anchored(config: RunConfig) -> RunConfig:
     """The same settings, where data lies said in full: a run is opened from other folders than the one it was started in."""
-    places = [name.removeprefix("data.") for name in NEUTRAL if name.startswith("data.")]
-    held = {name: getattr(config.data, name) for name in places}
-    full = {name: str(Path(place).expanduser().absolute()) for name, place in held.items() if place is not None}
-    return config.model_copy(update={"data": config.data.model_copy(update=full)})
+    settings = config.model_dump()
+    for name in NEUTRAL:
+        section, _, key = name.partition(".")
+        place = settings[section].get(key) if section in ("data", "upstream") else None
+        if place is not None:
+            settings[section][key] = str(Path(place).expanduser().absolute())
+    return RunConfig.model_validate(settings)
 
 
 def fingerprint(*parts: Any) -> str:

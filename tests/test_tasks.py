@@ -569,3 +569,52 @@ def test_scoring_many_classes_takes_one_confusion_whatever_the_number_of_batches
     assert counted.confusion().sum() == 80
     assert counted.confusion()[:4].sum(1).tolist() == [20, 20, 20, 20]
     assert counted.result()["accuracy"].chance == 25.0
+
+
+def test_another_corpus_without_splits_is_scored_whole(command: Command, corpus: Path, tmp_path: Path) -> None:
+    assert command("run", "-u", "fbank_no_cmvn", "-d", "speaker", "--data", corpus, "-p", "run", *QUICK).code == 0
+    rows = list(csv.DictReader(corpus.read_text().splitlines()))
+    lines = [f"{row['path']},{row['speaker']}" for row in rows]
+    (corpus.parent / "unsplit.csv").write_text("\n".join(["path,speaker", *lines]) + "\n")
+    answer = command(
+        "run", "-m", "evaluate", "-e", "run", "--data", corpus.parent / "unsplit.csv", "--out", "all.jsonl"
+    )
+    assert answer.code == 0, answer.err
+    assert len(read_rows(Path("all.jsonl"))) == len(rows)
+
+
+def test_made_splits_of_classify_share_no_speaker(command: Command, tmp_path: Path) -> None:
+    data = make_corpus(tmp_path / "corpus", "csv", speakers=10, utterances=3, seconds=0.2)
+    rows = list(csv.DictReader(data.read_text().splitlines()))
+    speakers = sorted({row["speaker"] for row in rows})
+    lines = [
+        f"{row['path']},{row['speaker']},{'even' if speakers.index(row['speaker']) % 2 else 'odd'}" for row in rows
+    ]
+    (data.parent / "unsplit.csv").write_text("\n".join(["path,speaker,label", *lines]) + "\n")
+    answer = command(
+        "run", "-u", "fbank_no_cmvn", "-d", "classify", "--data", data.parent / "unsplit.csv", "-p", "run", *QUICK
+    )
+    assert answer.code == 0, answer.err
+    dev, test = ({row["speaker"] for row in read_rows(Path(f"run/scores/{split}.jsonl"))} for split in ("dev", "test"))
+    assert dev and test and not dev & test
+    assert result_of(Path("run"))["data"]["splits"]["train"]["speakers"] == 10 - len(dev | test)
+
+
+def test_bundled_weights_stand_in_for_those_that_are_gone(
+    command: Command, corpus: Path, tmp_path: Path, fresh_registry: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from test_contract import PLUGIN
+
+    plugin = tmp_path / "my_model.py"
+    plugin.write_text(
+        "import os\n" + PLUGIN.replace("torch.manual_seed(1)", 'torch.manual_seed(int(os.environ["MY_SEED"]))')
+    )
+    monkeypatch.setenv("MY_SEED", "1")
+    line = ("run", "--plugin", plugin, "-u", "MyModel", "-d", "speaker", "--data", corpus, *QUICK)
+    assert command(*line, "-p", "plain").code == 0
+    assert command(*line, "-p", "bundled", "--bundle").code == 0
+    monkeypatch.setenv("MY_SEED", "2")
+    assert command("run", "-m", "evaluate", "-e", "plain").code == 1
+    answer = command("run", "-m", "evaluate", "-e", "bundled", "--out", "again.jsonl")
+    assert answer.code == 0, answer.err
+    assert Path("again.jsonl").read_bytes() == Path("bundled/scores/test.jsonl").read_bytes()

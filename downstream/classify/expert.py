@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from headwater.data.corpus import Corpus, Utterance
 from headwater.errors import DataError, nearest
 from headwater.train.labelled import LabelledTask
@@ -16,6 +18,10 @@ class Classify(LabelledTask):
 
     def label(self, utterance: Utterance) -> str | None:
         return utterance.speaker if self.column == "speaker" else utterance.labels.get(self.column)
+
+    def split_by(self, corpus: Corpus) -> Literal["utterance", "speaker"]:
+        """Voices must not give a label away: where speakers are known, train and test share none."""
+        return "speaker" if self.column != "speaker" and len(corpus.speakers()) >= 3 else "utterance"
 
     def _check_labels(self, corpus: Corpus) -> None:
         columns = sorted({name for utterance in corpus.utterances for name in utterance.labels})

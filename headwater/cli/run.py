@@ -370,6 +370,8 @@ def _predict(args: argparse.Namespace) -> int:
         raise UsageError(
             "-m predict needs audio files or folders: run_downstream.py -m predict -e RUN_FOLDER a.wav FOLDER"
         )
+    if args.limit is not None:
+        raise UsageError("--limit has no meaning for -m predict: name fewer files")
     flags = _flags(args)
     flags["data"].pop("path", None)
     overrides = merge(flags, parse_overrides(args.override))

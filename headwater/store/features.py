@@ -95,10 +95,11 @@ class FrozenFeatures(Generic[Key]):
         self.device = device or next((tensor.device for tensor in tensors), torch.device("cpu"))
         self._held: dict[str, tuple[Tensor, ...]] = {}
 
-    def fill(self, keys: Sequence[Key], progress: Callable[[int], object] = lambda count: None) -> None:
-        """Compute and hold the features of `keys`, reading ahead of the upstream."""
-        missing = {key.id: [key] for key in keys if key.id not in self._held}
-        for group, wavs in self.ahead(list(missing.values())):
+    def fill(self, keys: Sequence[Key], progress: Callable[[int], object] = lambda count: None, size: int = 1) -> None:
+        """Compute and hold the features of `keys`, `size` neighbours at a time, reading ahead of the upstream."""
+        missing = list({key.id: key for key in keys if key.id not in self._held}.values())
+        groups = [missing[start : start + size] for start in range(0, len(missing), size)]
+        for group, wavs in self.ahead(groups):
             for key, row in zip(group, self._compute(group, wavs), strict=True):
                 self._held[key.id] = tuple(state.cpu() for state in row)
             progress(len(group))

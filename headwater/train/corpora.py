@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from headwater.config import DataConfig, fingerprint
@@ -58,7 +58,7 @@ def load_corpus(data: DataConfig, demo: Callable[[], Corpus]) -> Corpus:
         data.path,
         root=data.root,
         reader=data.reader,
-        splits=data.splits,
+        splits="make" if data.splits == "make" else "auto",
         train_list=data.train_list,
         dev_list=data.dev_list,
         test_list=data.test_list,
@@ -80,6 +80,9 @@ def measured(
     needed: splits that must not be empty; DataError says what is missing. by: made splits share no "utterance" or no "speaker".
     """
     corpus = drop_small_speakers(corpus, data.min_utterances)
+    if data.splits == "whole" and not corpus.splits():
+        everything = [replace(utterance, split="test") for utterance in corpus.utterances]
+        corpus = corpus.with_utterances(everything, "the corpus states no splits: all of it is scored")
     if set(needed) - set(corpus.splits()):
         corpus = ensure_splits(corpus, seed, by=by)
     missing = [name for name in needed if not corpus.split(name)]

@@ -62,7 +62,7 @@ class Feed:
         stride = self.upstream.stride * self.scale
         if stride != round(stride) and "centres" in group[0].labels:
             raise UsageError(
-                f"upstream {self.upstream.name!r} has a frame every {stride:g} samples at the task's rate: labels by time need whole samples; "
-                "give this task audio at the upstream's rate"
+                f"upstream {self.upstream.name!r} has a frame every {stride:g} samples at the task's rate: labels by time need whole samples, "
+                "so this upstream cannot be used for this task yet"
             )
         return make_batch(group, lengths, round(stride), self.upstream.offset * self.scale)

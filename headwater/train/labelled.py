@@ -38,6 +38,10 @@ class LabelledTask(ClassificationTask):
         """The utterance's label; None where it has none."""
         return utterance.speaker
 
+    def split_by(self, corpus: Corpus) -> Literal["utterance", "speaker"]:
+        """What made splits must not share."""
+        return "utterance"
+
     def demo(self) -> Corpus:
         """The corpus without `--data`."""
         from headwater.data.demo import demo_corpus
@@ -48,9 +52,8 @@ class LabelledTask(ClassificationTask):
         trained = hasattr(self, "spec")
         corpus = load_corpus(self.data, self.demo)
         self._check_labels(corpus)
-        data = measured(
-            corpus, self.data, seed=self.seed, rate=16000, needed=("test",) if trained else ("train", "dev", "test")
-        )
+        needed = ("test",) if trained else ("train", "dev", "test")
+        data = measured(corpus, self.data, seed=self.seed, rate=16000, needed=needed, by=self.split_by(corpus))
         self.notes += data.notes
         self.description = data.describe(self.data.path, 16000)
         parts = {

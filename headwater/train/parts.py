@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 import headwater
 from headwater.audio import read
@@ -233,14 +233,24 @@ def initialise(probe: Probe, path: Path) -> None:
     probe.load_state_dict(state)
 
 
-def misfits(probe: Probe, state: Mapping[str, Tensor]) -> list[str]:
+def misfits(module: nn.Module, state: Mapping[str, Tensor]) -> list[str]:
     """Names of tensors that only one of them has, or that differ in shape."""
-    own = probe.state_dict()
+    own = module.state_dict()
     return [
         name
         for name in sorted({*own, *state})
         if name not in own or name not in state or own[name].shape != state[name].shape
     ]
+
+
+def load_exactly(module: nn.Module, file: Path) -> None:
+    """Fill a part of a run from its folder. `DataError` where the file is of another one."""
+    state = read_safetensors(file)
+    if wrong := misfits(module, state):
+        raise DataError(
+            f"{file} is not of the run that config.yaml and model.json describe; {', '.join(wrong[:5])} differ(s) in name or shape"
+        )
+    module.load_state_dict(state)
 
 
 def reopen(
@@ -253,7 +263,9 @@ def reopen(
     model = read_model(place)
     register_plugins(path, model["plugins"])
     # What says where the run's own corpus lies, and how it is split, would be wrong of another.
-    other = {"data": {**dict.fromkeys(OF_ONE_CORPUS), "reader": "auto", "path": data}} if data is not None else {}
+    other: dict[str, Any] = {}
+    if data is not None:
+        other = {"data": {**dict.fromkeys(OF_ONE_CORPUS), "reader": "auto", "splits": "whole", "path": data}}
     settings = merge(place.config().model_dump(), other, overrides)
     config = validate(RunConfig, settings)
     task = build_task(config)
@@ -265,15 +277,14 @@ def reopen(
         ) from None
     items = task.corpora() if with_data else {}
     parts = prepare(config, device=device, say=say, items=items, task=task)
+    bundled = path / "upstream.safetensors"
+    if bundled.is_file():
+        load_exactly(parts.upstream, bundled)
+        parts.weights_sha256 = state_sha256(parts.upstream)
     if parts.weights_sha256 != model["upstream"].get("weights_sha256"):
         raise HeadwaterError(
             f"upstream {config.upstream.name!r} has other weights now than when {path} was made; name the file it was trained on with -k"
         )
-    state = read_safetensors(path / "model.safetensors")
-    if wrong := misfits(parts.probe, state):
-        raise DataError(
-            f"{path / 'model.safetensors'} is not of the run that config.yaml and model.json describe; {', '.join(wrong[:5])} differ(s) in name or shape"
-        )
-    parts.probe.load_state_dict(state)
+    load_exactly(parts.probe, path / "model.safetensors")
     parts.probe.eval()
     return parts

@@ -37,8 +37,12 @@ def extract(parts: Prepared) -> float:
     started = time.monotonic()
     if parts.feed.store.keep:
         unique = list({item.id: item for split in parts.items.values() for item in split}.values())
+        # An accelerator wants batches of equal lengths; on CPU each utterance is computed alone in any case.
+        unique.sort(key=lambda item: item.num_samples)
         with bar(total=len(unique), what="features", unit="utterance", shown=parts.world.first) as counter:
-            parts.feed.store.fill(unique, counter.update)
+            parts.feed.store.fill(
+                unique, counter.update, size=1 if parts.device.type == "cpu" else parts.config.batch.size
+            )
     return time.monotonic() - started
 
 
