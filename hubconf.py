@@ -1,19 +1,26 @@
 """torch.hub's view of the registry: every upstream by name and alias, as `torch.hub.load(REPO, "fbank")`."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # whatever is callable here would be an entry of the hub
+    from collections.abc import Callable, Iterator
+    from typing import Any
+
 dependencies = ["torch", "numpy", "pydantic", "soundfile", "yaml"]
 
 
-def _entries():  # type: ignore[no-untyped-def]
+def _entries() -> Iterator[tuple[str, Callable[..., Any]]]:
     import functools
 
     import headwater
+    from headwater.errors import UsageError
     from headwater.registry import upstreams
 
-    def entry(name, ckpt=None, config=None, device="cpu", **unknown):  # type: ignore[no-untyped-def]
+    def entry(name: str, ckpt: str | None = None, config: Any = None, device: str = "cpu", **unknown: Any) -> Any:
         if unknown:
-            raise headwater.errors.UsageError(
-                f"torch.hub entry {name!r} takes ckpt, config and device; got {', '.join(unknown)}"
-            )
+            raise UsageError(f"torch.hub entry {name!r} takes ckpt, config and device; got {', '.join(unknown)}")
         return headwater.load(name, ckpt=ckpt, config=config, device=device)
 
     for name in upstreams.names():

@@ -618,3 +618,15 @@ def test_bundled_weights_stand_in_for_those_that_are_gone(
     answer = command("run", "-m", "evaluate", "-e", "bundled", "--out", "again.jsonl")
     assert answer.code == 0, answer.err
     assert Path("again.jsonl").read_bytes() == Path("bundled/scores/test.jsonl").read_bytes()
+
+
+def test_labels_of_other_classes_are_refused_in_evaluation(command: Command, corpus: Path) -> None:
+    """The same numbers under other names would be scored as if they were the same phones."""
+    labels = make_labels(corpus.parent)
+    line = ("run", "-u", "mel", "-d", "phone", "--data", corpus, "-o", f"data.labels={labels}", "-p", "run", *QUICK)
+    assert command(*line).code == 0
+    names = (corpus.parent / "phone_classes.txt").read_text()
+    (corpus.parent / "phone_classes.txt").write_text(names.replace("AA", "ZZ"))
+    answer = command("run", "-m", "evaluate", "-e", "run")
+    assert answer.code == 3
+    assert "trained on" in answer.err

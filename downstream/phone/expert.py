@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field, field_validator
 from torch import nn
@@ -44,7 +45,7 @@ class Phone(ClassificationTask):
 
         trained = hasattr(self, "spec")
         corpus = load_corpus(self.data, demo_corpus)
-        by = "speaker" if len(corpus.speakers()) >= 3 else "utterance"
+        by: Literal["speaker", "utterance"] = "speaker" if len(corpus.speakers()) >= 3 else "utterance"
         data = measured(
             corpus,
             self.data,
@@ -64,9 +65,9 @@ class Phone(ClassificationTask):
         if not trained:
             names = labels.classes or tuple(str(index) for index in range(labels.num_classes))
             self.specify("frame", names)
-        elif labels.num_classes > len(self.classes):
+        elif labels.num_classes > len(self.classes) or labels.classes not in (None, self.classes):
             raise DataError(
-                f"{self.data.labels}: {labels.num_classes} classes, but the run was trained on {len(self.classes)}"
+                f"{self.data.labels}: its {labels.num_classes} classes are not the {len(self.classes)} that the run was trained on"
             )
         return {
             split: [
@@ -90,8 +91,9 @@ class Phone(ClassificationTask):
                 "the phone task needs labels: -o data.labels=FILE (UTT l0 l1 ..., as CPC has them) or a file or folder of .lab or TextGrid files"
             )
         lengths = {utterance.id: samples for part in data.splits.values() for utterance, samples in part}
-        known = {"classes": self.classes} if hasattr(self, "spec") and Path(self.data.labels).is_dir() else {}
-        return read_frame_labels(self.data.labels, num_samples=lengths, **known)
+        path = Path(self.data.labels)
+        named = hasattr(self, "spec") and (path.is_dir() or path.suffix.lower() in (".lab", ".textgrid"))
+        return read_frame_labels(path, num_samples=lengths, classes=self.classes if named else None)
 
     def _check(self, data: Measured, labels: FrameLabels) -> None:
         """Every utterance has labels, and about as many as its length says: others belong to other audio."""

@@ -26,7 +26,18 @@ Bounds = tuple[float, float] | None
 
 
 @dataclass(frozen=True)
-class Ratio:
+class _Declared:
+    """What all declarations share."""
+
+    kind: ClassVar[str]
+
+    def to_json(self) -> dict[str, Any]:
+        """The declaration as plain JSON values, for `measure_from_json`."""
+        return {"kind": self.kind, **asdict(self)}
+
+
+@dataclass(frozen=True)
+class Ratio(_Declared):
     """A sum over a sum, in percent when `unit` is "%": accuracy is Ratio("accuracy", "correct", "total")."""
 
     kind: ClassVar[str] = "ratio"
@@ -60,13 +71,9 @@ class Ratio:
     def _scale(self) -> float:
         return 100.0 if self.unit == "%" else 1.0
 
-    def to_json(self) -> dict[str, Any]:
-        """The declaration as plain JSON values, for `measure_from_json`."""
-        return _to_json(self)
-
 
 @dataclass(frozen=True)
-class Mean:
+class Mean(_Declared):
     """The mean over rows of a column that is already in `unit`."""
 
     kind: ClassVar[str] = "mean"
@@ -89,13 +96,9 @@ class Mean:
         """None: a mean has no bounds that its unit would tell."""
         return None
 
-    def to_json(self) -> dict[str, Any]:
-        """The declaration as plain JSON values, for `measure_from_json`."""
-        return _to_json(self)
-
 
 @dataclass(frozen=True)
-class Eer:
+class Eer(_Declared):
     """The equal error rate of trials with a `score` and a `target` (1: accept, 0: reject), in percent."""
 
     kind: ClassVar[str] = "eer"
@@ -125,13 +128,9 @@ class Eer:
         """The least and greatest possible value."""
         return 0.0, 100.0
 
-    def to_json(self) -> dict[str, Any]:
-        """The declaration as plain JSON values, for `measure_from_json`."""
-        return _to_json(self)
-
 
 @dataclass(frozen=True)
-class MinDcf:
+class MinDcf(_Declared):
     """The normalised minimum detection cost of trials with a `score` and a `target`, without unit, in [0, 1]."""
 
     kind: ClassVar[str] = "min_dcf"
@@ -161,10 +160,6 @@ class MinDcf:
 
     def _cost(self, miss: Floats, false_alarm: Floats) -> Floats:
         return min_dcf_of_rates(miss, false_alarm, self.p_target, self.c_miss, self.c_fa)
-
-    def to_json(self) -> dict[str, Any]:
-        """The declaration as plain JSON values, for `measure_from_json`."""
-        return _to_json(self)
 
 
 Measure = Ratio | Mean | Eer | MinDcf
@@ -227,10 +222,6 @@ def _metric(measure: Measure, table: Table, seed: int) -> Metric:
         value, measure.unit, measure.higher_is_better, len(table), found.ci95, measure.chance, table.clusters,
         found.note, measure.to_json(),
     )  # fmt: skip
-
-
-def _to_json(measure: Measure) -> dict[str, Any]:
-    return {"kind": measure.kind, **asdict(measure)}
 
 
 def _quotient(top: Floats, bottom: Floats) -> Floats:
