@@ -69,12 +69,14 @@ class Phone(ClassificationTask):
             raise DataError(
                 f"{self.data.labels}: its {labels.num_classes} classes are not the {len(self.classes)} that the run was trained on"
             )
+        # One array of times that all utterances look into: a copy each would take more memory than the labels.
+        centres = label_centres(max(map(len, values.values())))
         return {
             split: [
                 Item(
                     utterance,
                     samples,
-                    {"classes": values[utterance.id], "centres": label_centres(len(values[utterance.id]))},
+                    {"classes": values[utterance.id], "centres": centres[: len(values[utterance.id])]},
                 )
                 for utterance, samples in part
             ]
