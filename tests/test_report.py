@@ -68,7 +68,7 @@ def test_the_headline_says_value_interval_and_chance_in_words(tmp_path: Path) ->
     words = Page(render(folder)).words
     assert re.search(r"tera\.demo reaches accuracy [\d.]+ % \(95 % interval [\d.]+ to [\d.]+\) on test", words)
     assert "better than chance (25.00 %), which the interval excludes" in words
-    assert "120 rows, 12 clusters" in words
+    assert "120 utterances of 12 speakers" in words
 
 
 @pytest.mark.parametrize(

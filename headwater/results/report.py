@@ -129,8 +129,10 @@ def _verdict(system: str, name: str, split: str, metric: Metric) -> str:
         else:
             above = (metric.value > metric.chance) == metric.higher_is_better
             text += f" That is {'better' if above else 'worse'} than chance ({chance}), which the interval excludes."
-    clusters = f", {metric.clusters} clusters (speakers where known)" if metric.clusters else ""
-    return f"{text} Measured on {metric.n} rows{clusters}." + (f" Note: {metric.note}." if metric.note else "")
+    scored = "trials" if _mapping(metric.measure).get("kind") in ("eer", "min_dcf") else "utterances"
+    # What is resampled is a speaker where speakers are known, else a row.
+    speakers = f" of {metric.clusters} speakers" if metric.clusters not in (None, metric.n) else ""
+    return f"{text} Measured on {metric.n} {scored}{speakers}." + (f" Note: {metric.note}." if metric.note else "")
 
 
 def _metric_table(metrics: Mapping[str, Mapping[str, Metric]]) -> str:
