@@ -30,7 +30,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PHASES = {
     ("runner.py", "extract"): "extraction",
     ("loop.py", "fit"): "training",
-    ("loop.py", "evaluate"): "evaluation",
+    ("probing.py", "evaluate"): "evaluation",
     ("files.py", "write_bytes"): "writing",
 }
 NAMES = tuple(PHASES.values())

@@ -146,26 +146,31 @@ class StoreConfig(Section):
 POLYNOMIAL_END = 1e-7  # of transformers.get_scheduler
 
 
-class RunConfig(Section):
+class TrainingConfig(Section):
+    """What the training loop reads, whatever it trains."""
+
+    optimizer: OptimizerConfig = Field(default_factory=OptimizerConfig)
+    scheduler: SchedulerConfig = Field(default_factory=SchedulerConfig)
+    runner: RunnerConfig = Field(default_factory=RunnerConfig)
+    batch: BatchConfig = Field(default_factory=BatchConfig)
+    seed: int = Field(1337, ge=0)
+
+    @model_validator(mode="after")
+    def _falls(self) -> TrainingConfig:
+        if self.scheduler.name == "polynomial" and self.optimizer.lr <= POLYNOMIAL_END:
+            raise ValueError(f"the polynomial schedule ends at {POLYNOMIAL_END:g}: optimizer.lr must be larger")
+        return self
+
+
+class RunConfig(TrainingConfig):
     """Everything that decides an evaluation."""
 
     upstream: UpstreamConfig
     downstream: str
     task: dict[str, Any] = Field(default_factory=dict, description="the task's own settings (`headwater show TASK`)")
     data: DataConfig = Field(default_factory=DataConfig)
-    optimizer: OptimizerConfig = Field(default_factory=OptimizerConfig)
-    scheduler: SchedulerConfig = Field(default_factory=SchedulerConfig)
-    runner: RunnerConfig = Field(default_factory=RunnerConfig)
-    batch: BatchConfig = Field(default_factory=BatchConfig)
     specaug: SpecAugConfig | None = None
     store: StoreConfig = Field(default_factory=StoreConfig)
-    seed: int = Field(1337, ge=0)
-
-    @model_validator(mode="after")
-    def _falls(self) -> RunConfig:
-        if self.scheduler.name == "polynomial" and self.optimizer.lr <= POLYNOMIAL_END:
-            raise ValueError(f"the polynomial schedule ends at {POLYNOMIAL_END:g}: optimizer.lr must be larger")
-        return self
 
 
 # Settings that say where things lie, how often something is printed or how memory is spent, not what comes out. Data is identified by its content.

@@ -24,11 +24,12 @@ from headwater.errors import DataError, HeadwaterError, UsageError
 from headwater.nn.lengths import frame_index
 from headwater.registry import add_plugin, registries
 from headwater.results.run import RunFolder
-from headwater.train import classification, loop, runner
+from headwater.train import classification, probing, runner
 from headwater.train.checkpoint import Checkpoint
 from headwater.train.feed import Ready
 from headwater.train.loop import Standing, Trainer, stop_signals
 from headwater.train.parts import Prepared, prepare
+from headwater.train.probing import Probing
 from headwater.train.task import Batch, Item
 
 PLUGIN = '''
@@ -108,13 +109,13 @@ def trained(corpus: Path, folder: Path, *overrides: str, **kinds: str) -> tuple[
     standing = train(parts, folder)
     last = Checkpoint(folder / "checkpoint").load()
     assert last is not None
-    return standing, last["probe"]
+    return standing, last["module"]
 
 
-def trainer_of(parts: Prepared, folder: Path) -> Trainer:
-    return Trainer(
-        parts.probe, parts.task, parts.feed, parts.items, parts.config,
-        world=parts.world, device=parts.device, checkpoint=Checkpoint(folder), events=None,
+def trainer_of(parts: Prepared, folder: Path, kind: type[Trainer] = Trainer) -> Trainer:
+    work = Probing(parts.probe, parts.task, parts.feed, parts.items, parts.config, parts.world)
+    return kind(
+        work, parts.config, world=parts.world, device=parts.device, checkpoint=Checkpoint(folder), events=None,
     )  # fmt: skip
 
 
@@ -169,10 +170,7 @@ def test_the_last_partial_window_of_an_epoch_is_a_step_and_epochs_make_honest_to
             super()._step(window)
 
     parts = prepared(corpus, "runner.epochs=2,,runner.gradient_accumulate_steps=2")
-    trainer = Spy(
-        parts.probe, parts.task, parts.feed, parts.items, parts.config,
-        world=parts.world, device=parts.device, checkpoint=Checkpoint(tmp_path), events=None,
-    )  # fmt: skip
+    trainer = trainer_of(parts, tmp_path, Spy)
     standing = trainer.fit()
     every = sorted(item.id for item in parts.items["train"])
     # 18 utterances are five batches, so three windows: 8, 8 and the rest.
@@ -193,7 +191,7 @@ def test_evaluation_leaves_the_random_state_of_training_alone(corpus: Path, tmp_
         state = Checkpoint(tmp_path / str(number) / "checkpoint").load()
         assert state is not None
         ends.append(state)
-    assert same(ends[0]["probe"], ends[1]["probe"])
+    assert same(ends[0]["module"], ends[1]["module"])
     assert torch.equal(ends[0]["ranks"][0]["rng"]["cpu"], ends[1]["ranks"][0]["rng"]["cpu"])
     losses = [[row for row in end["standing"]["history"] if "loss" in row] for end in ends]
     assert losses[0] == losses[1]
@@ -222,7 +220,7 @@ def test_a_tie_on_dev_goes_to_the_later_step_and_patience_counts_what_is_not_bet
         def first(self) -> float:
             return next(values)
 
-    monkeypatch.setattr(loop, "evaluate", lambda *arguments: Fixed())
+    monkeypatch.setattr(probing, "evaluate", lambda *arguments: Fixed())
     standing, _ = trained(corpus, tmp_path, "runner.total_steps=20,,runner.patience=2")
     assert (standing.step, standing.best_step, standing.best, standing.done) == (16, 12, 60.0, True)
 
@@ -233,7 +231,7 @@ def test_without_dev_the_last_step_is_chosen(corpus: Path, tmp_path: Path) -> No
     standing = train(parts, tmp_path)
     assert standing.best_step == standing.step == 12 and standing.best is None
     last = Checkpoint(tmp_path / "checkpoint").load()
-    assert last is not None and same(dict(parts.probe.state_dict()), last["probe"])
+    assert last is not None and same(dict(parts.probe.state_dict()), last["module"])
 
 
 def test_the_best_weights_of_dev_are_left_in_the_probe(
@@ -249,7 +247,7 @@ def test_the_best_weights_of_dev_are_left_in_the_probe(
         held.append({name: value.clone() for name, value in probe.state_dict().items()})
         return Fixed()
 
-    monkeypatch.setattr(loop, "evaluate", fixed)
+    monkeypatch.setattr(probing, "evaluate", fixed)
     parts = prepared(corpus)
     standing = train(parts, tmp_path)
     assert standing.best_step == 8 and same(dict(parts.probe.state_dict()), held[1]) and not same(held[1], held[2])
@@ -265,7 +263,7 @@ def test_features_computed_anew_give_the_same_run_as_kept_ones(corpus: Path, tmp
     train(filled, tmp_path / "filled")
     state = Checkpoint(tmp_path / "filled" / "checkpoint").load()
     assert state is not None
-    assert same(kept[1], anew[1]) and same(kept[1], state["probe"])
+    assert same(kept[1], anew[1]) and same(kept[1], state["module"])
     assert kept[0].history == anew[0].history == state["standing"]["history"]
 
 
@@ -354,11 +352,11 @@ def test_steps_that_loss_scaling_leaves_out_are_counted_and_no_end_of_them_is_an
         trainer._step = blown  # type: ignore[method-assign]
 
     trainer = trainer_of(prepared(corpus, "runner.precision=fp16"), tmp_path / "some")
-    before = {name: value.clone() for name, value in trainer.probe.state_dict().items()}
+    before = {name: value.clone() for name, value in trainer.work.module.state_dict().items()}
     blow(trainer, 5)
     standing = trainer.fit()
     assert [row["skipped"] for row in standing.history if "loss" in row] == [3, 5, 5, 5]
-    assert not same(before, dict(trainer.probe.state_dict()))
+    assert not same(before, dict(trainer.work.module.state_dict()))
     endless = trainer_of(prepared(corpus, "runner.precision=fp16,,runner.total_steps=40"), tmp_path / "endless")
     blow(endless, 40)
     with pytest.raises(HeadwaterError, match="training diverged: the gradient was NaN or infinite in all steps up to"):
@@ -373,7 +371,7 @@ def test_a_gradient_that_is_no_number_ends_the_run_at_its_step(corpus: Path, tmp
     with pytest.raises(HeadwaterError, match=r"training diverged: the gradient was NaN or infinite at step 7;.*lr"):
         trainer.fit()
     last = Checkpoint(tmp_path).load()
-    assert last is not None and all(value.isfinite().all() for value in last["probe"].values())
+    assert last is not None and all(value.isfinite().all() for value in last["module"].values())
 
 
 def test_a_learning_rate_beyond_reason_is_an_error_and_no_result(

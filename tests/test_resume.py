@@ -161,7 +161,7 @@ def test_resume_is_exact(overrides: str, corpus: Path, tmp_path: Path) -> None:
     again, (resumed, same_best) = run(corpus, tmp_path / "broken", dies, settings)
     expected, found = ({**vars(each), "seconds": 0} for each in (standing, again))
     assert found == expected
-    assert same(state["probe"], resumed["probe"]) and same(best, same_best)
+    assert same(state["module"], resumed["module"]) and same(best, same_best)
     assert torch.equal(state["ranks"][0]["rng"]["cpu"], resumed["ranks"][0]["rng"]["cpu"])
     if "patience" in overrides:
         assert standing.done and last < 90, "patience must have ended this run"
@@ -177,14 +177,14 @@ def test_a_fine_tuned_upstream_with_frozen_parts_resumes_exactly(corpus: Path, t
     standing, (state, best) = run(corpus, tmp_path / "whole", [], settings, upstream=plugin)
     again, (resumed, same_best) = run(corpus, tmp_path / "broken", [2, 7], settings, upstream=plugin)
     assert again.history == standing.history
-    assert same(state["probe"], resumed["probe"]) and same(best, same_best)
+    assert same(state["module"], resumed["module"]) and same(best, same_best)
     assert "upstream.module.second.weight" in best
 
 
 def test_saving_less_often_changes_nothing(corpus: Path, tmp_path: Path) -> None:
     one, (state, _) = run(corpus, tmp_path / "often", [8], "runner.save_step=1")
     two, (other, _) = run(corpus, tmp_path / "seldom", [8], "runner.save_step=100")
-    assert same(state["probe"], other["probe"]) and one.history == two.history
+    assert same(state["module"], other["module"]) and one.history == two.history
 
 
 def test_a_checkpoint_that_does_not_fit_says_so(corpus: Path, tmp_path: Path) -> None:
@@ -195,7 +195,7 @@ def test_a_checkpoint_that_does_not_fit_says_so(corpus: Path, tmp_path: Path) ->
     for change in (
         {"standing": {**state["standing"], "another": 1}},
         {"ranks": state["ranks"] * 2},
-        {"probe": {}},
+        {"module": {}},
     ):
         checkpoint.save({**state, **change}, state["standing"]["best_step"])
         with pytest.raises(HeadwaterError, match="this checkpoint does not fit"):

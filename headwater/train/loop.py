@@ -6,7 +6,7 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,17 +15,15 @@ import numpy as np
 import torch
 from torch import nn
 
-from headwater.config import RunConfig
-from headwater.data.batching import deal, plan_epoch, plan_evaluation, windows
-from headwater.errors import DataError, HeadwaterError
-from headwater.progress import bar, progress
+from headwater.config import TrainingConfig
+from headwater.data.batching import plan_epoch, windows
+from headwater.errors import HeadwaterError
+from headwater.progress import bar
 from headwater.store.features import enough_memory
 from headwater.train.checkpoint import Checkpoint, rng_state, set_rng_state
 from headwater.train.distributed import World
-from headwater.train.feed import Feed, Ready
 from headwater.train.optim import build_optimizer, build_scheduler
-from headwater.train.probe import Probe
-from headwater.train.task import Accumulator, Item, Task
+from headwater.train.work import Portion, Work
 
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 # The loss that is scaled is a sum over frames, so its scale starts at 1 and may rightly fall far below; one that falls so far will never do.
@@ -53,84 +51,41 @@ class Standing:
     history: list[dict[str, Any]] = field(default_factory=list)
 
 
-def seconds_of(items: Sequence[Item], rate: int) -> np.ndarray:
-    """Durations (N,) float64."""
-    return np.array([item.num_samples / rate for item in items])
-
-
-def evaluate(
-    probe: Probe, task: Task, feed: Feed, items: Sequence[Item], split: str, config: RunConfig, world: World
-) -> Accumulator:
-    """Score a split; every rank ends with all of it. Training's random state is not touched."""
-    accumulator = task.score(split)
-    plan = plan_evaluation(
-        seconds_of(items, task.spec.sample_rate), size=config.batch.size * 4, max_seconds=config.batch.seconds * 2
-    )
-    shares = [deal(batch, world.rank, world.ranks) for batch in plan]
-    groups = [[items[index] for index in share] for share in shares if len(share)]
-    mode = probe.training
-    probe.eval()
-    with (
-        torch.random.fork_rng(devices=[feed.device] if feed.device.type == "cuda" else []),
-        torch.no_grad(),
-        enough_memory(f"while scoring {split}; lower batch.seconds or batch.size"),
-    ):
-        for ready in progress(feed(groups), total=len(groups), what=f"score {split}", unit="batch", shown=world.first):
-            with autocast(config, ready.lengths.device):
-                output, _ = probe(ready.states, ready.lengths, ready.batch.inputs, ready.x)
-            accumulator.add(output, ready.batch)
-    probe.train(mode)
-    if world.ranks > 1:
-        for rank, state in enumerate(world.gather(accumulator.state())):
-            if rank != world.rank:
-                accumulator.merge(state)
-    return accumulator
-
-
-def autocast(config: RunConfig, device: torch.device) -> AbstractContextManager[Any]:
+def autocast(config: TrainingConfig, device: torch.device) -> AbstractContextManager[Any]:
     kind = AUTOCAST.get(config.runner.precision)
     return torch.autocast(device.type, dtype=kind) if kind is not None else nullcontext()
 
 
 class Trainer:
-    """Trains a probe on `items["train"]`, evaluates on `items["dev"]`, and leaves the best weights in the probe."""
+    """Trains the module of some work, evaluates it now and then, and leaves the best weights in it."""
 
     def __init__(
         self,
-        probe: Probe,
-        task: Task,
-        feed: Feed,
-        items: dict[str, list[Item]],
-        config: RunConfig,
+        work: Work[Any],
+        config: TrainingConfig,
         *,
         world: World,
         device: torch.device,
         checkpoint: Checkpoint,
         events: Any,
     ) -> None:
-        self.probe, self.task, self.feed, self.items, self.config = probe, task, feed, items, config
+        self.work, self.config = work, config
         self.world, self.device, self.checkpoint, self.events = world, device, checkpoint, events
-        if not items.get("train"):
-            raise DataError(
-                "there are no utterances to train on; a task that trains nothing (embedding: raw) takes no -f (--fine_tune)"
-            )
-        self.durations = seconds_of(items["train"], task.spec.sample_rate)
         self.total_steps = self._total_steps()
-        self.optimizer = build_optimizer(probe, config)
-        self.scheduler = build_scheduler(self.optimizer, config, self.total_steps)
+        self.optimizer = build_optimizer(work.parameter_groups(), config.optimizer)
+        self.scheduler = build_scheduler(self.optimizer, config.scheduler, self.total_steps)
         self.scaler = torch.amp.GradScaler(device.type, init_scale=1.0, enabled=config.runner.precision == "fp16")
         self.parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
         self.standing = Standing()
         # Sum and count of the loss since the last log, and the first step whose gradient was not finite (0: none): read at the next log, never at every step.
         self.running = torch.zeros(2, dtype=torch.float64, device=device)
         self.broken = torch.zeros((), dtype=torch.int64, device=device)
-        self.module: nn.Module = probe
+        self.module: nn.Module = work.module
         if world.ranks > 1:
             self.module = nn.parallel.DistributedDataParallel(
-                probe,
+                work.module,
                 device_ids=[device.index] if device.type == "cuda" else None,
-                # Of a fine-tuned upstream, layers above the one that is read have no part in the loss.
-                find_unused_parameters=probe.upstream is not None,
+                find_unused_parameters=work.may_leave_parameters_unused,
             )
 
     def _total_steps(self) -> int:
@@ -142,7 +97,7 @@ class Trainer:
     def _windows(self, epoch: int) -> list[list[np.ndarray]]:
         batch = self.config.batch
         plan = plan_epoch(
-            self.durations, size=batch.size, max_seconds=batch.seconds, seed=self.config.seed, epoch=epoch
+            self.work.durations, size=batch.size, max_seconds=batch.seconds, seed=self.config.seed, epoch=epoch
         )
         return windows(plan, self.config.runner.gradient_accumulate_steps)
 
@@ -151,7 +106,7 @@ class Trainer:
         self._resume()
         state, runner = self.standing, self.config.runner
         started = time.monotonic() - state.seconds
-        self.probe.train()
+        self.work.module.train()
         with (
             bar(
                 total=self.total_steps, what="train", unit="step", initial=state.step, shown=self.world.first
@@ -188,27 +143,29 @@ class Trainer:
                     )
         self.world.barrier()
         if state.best_step is not None:
-            self.probe.load_state_dict(self.checkpoint.read_best(state.best_step))
+            self.work.module.load_state_dict(self.checkpoint.read_best(state.best_step))
         return state
 
-    def _stream(self) -> Iterator[list[tuple[Ready, float]]]:
+    def _stream(self) -> Iterator[list[tuple[Any, float]]]:
         """Windows of this rank's batches, from the saved position on; the weight is 0 where a rank's share is empty and it only keeps step."""
-        state, train = self.standing, self.items["train"]
+        state, world = self.standing, self.world
         while True:
-            todo = self._windows(state.epoch)[state.window :]
-            shares = [[(deal(batch, self.world.rank, self.world.ranks), batch) for batch in window] for window in todo]
-            groups = [
-                [train[index] for index in (share if len(share) else batch[:1])]
-                for window in shares
-                for share, batch in window
-            ]
-            ready = self.feed(groups)
-            for window in shares:
+            number, todo = 0, []
+            for window in self._windows(state.epoch):
+                portions = [
+                    Portion(state.epoch, number + place, batch, world.rank, world.ranks)
+                    for place, batch in enumerate(window)
+                ]
+                todo.append(portions)
+                number += len(window)
+            todo = todo[state.window :]
+            ready = self.work.ready([portion for portions in todo for portion in portions])
+            for portions in todo:
                 state.window += 1
-                yield [(next(ready), 1.0 if len(share) else 0.0) for share, _ in window]
+                yield [(next(ready), portion.weight) for portion in portions]
             state.epoch, state.window = state.epoch + 1, 0
 
-    def _step(self, window: list[tuple[Ready, float]]) -> None:
+    def _step(self, window: list[tuple[Any, float]]) -> None:
         """One optimiser step: sums are back-propagated and divided once by the count over micro-batches and ranks."""
         counts = torch.zeros((), dtype=torch.float64, device=self.device)
         for position, (ready, weight) in enumerate(window):
@@ -216,8 +173,7 @@ class Trainer:
             hold = nullcontext() if final or self.world.ranks == 1 else self.module.no_sync()  # type: ignore[operator]
             with hold:
                 with autocast(self.config, self.device):
-                    output, _ = self.module(ready.states, ready.lengths, ready.batch.inputs, ready.x)
-                total, count = self.task.loss(output, ready.batch)
+                    total, count = self.work.loss(self.module, ready)
                 counts += count * weight
                 self.running += torch.stack([total.detach().double(), count.double()]) * weight
                 # DistributedDataParallel averages over ranks; times their number it is the sum again.
@@ -276,16 +232,16 @@ class Trainer:
     def _evaluate(self) -> None:
         self._check()
         state, runner = self.standing, self.config.runner
-        if not self.items.get("dev"):
+        found = self.work.evaluate()
+        if found is None:
             self._keep_best(state.step, None)
             return
-        scores = evaluate(self.probe, self.task, self.feed, self.items["dev"], "dev", self.config, self.world)
-        measure = self.task.spec.measures_of("dev")[0]
-        value = scores.first()
-        state.history.append({"step": state.step, "dev": {measure.name: value}})
+        name, value = found
+        state.history.append({"step": state.step, "dev": {name: value}})
         if self.events is not None:
-            self.events.add_scalar(f"dev/{measure.name}", value, state.step)
-        gain = 0.0 if state.best is None else (value - state.best if measure.higher_is_better else state.best - value)
+            self.events.add_scalar(f"dev/{name}", value, state.step)
+            self.work.illustrate(self.events, state.step)
+        gain = 0.0 if state.best is None else (value - state.best if self.work.higher_is_better else state.best - value)
         first = state.best is None
         # A tie goes to the later step: where dev is saturated, that is the better trained one.
         if first or gain >= 0:
@@ -296,7 +252,7 @@ class Trainer:
     def _keep_best(self, step: int, value: float | None) -> None:
         self.standing.best_step, self.standing.best = step, value
         if self.world.first:
-            self.checkpoint.write_best(step, self.probe.state_dict())
+            self.checkpoint.write_best(step, self.work.module.state_dict())
 
     def _save(self) -> None:
         self._check()
@@ -305,7 +261,7 @@ class Trainer:
             return
         state = {
             "standing": vars(self.standing),
-            "probe": self.probe.state_dict(),
+            "module": self.work.module.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "scheduler": self.scheduler.state_dict() if self.scheduler is not None else None,
             "scaler": self.scaler.state_dict(),
@@ -319,7 +275,7 @@ class Trainer:
             return
         try:
             self.standing = Standing(**state["standing"])
-            self.probe.load_state_dict(state["probe"])
+            self.work.module.load_state_dict(state["module"])
             self.optimizer.load_state_dict(state["optimizer"])
             if self.scheduler is not None:
                 self.scheduler.load_state_dict(state["scheduler"])

@@ -6,30 +6,19 @@ from typing import Any
 
 import torch
 
-from headwater.config import OptimizerConfig, RunConfig
-from headwater.train.probe import Probe
+from headwater.config import OptimizerConfig, SchedulerConfig
 
 
-def build_optimizer(probe: Probe, config: RunConfig) -> torch.optim.Optimizer:
-    """Two groups where the upstream is fine-tuned at its own rate."""
-    settings: OptimizerConfig = config.optimizer
-    upstream = [p for p in probe.upstream.parameters() if p.requires_grad] if probe.upstream is not None else []
-    theirs = {id(p) for p in upstream}
-    groups: list[dict[str, Any]] = [
-        {"params": [p for p in probe.parameters() if p.requires_grad and id(p) not in theirs]}
-    ]
-    if upstream:
-        groups.append({"params": upstream, "lr": config.upstream.lr or settings.lr})
-    groups = [group for group in groups if group["params"]]
+def build_optimizer(groups: list[dict[str, Any]], settings: OptimizerConfig) -> torch.optim.Optimizer:
+    """An optimiser of `groups` of parameters, which may have a rate or a decay of their own."""
     if settings.name == "SGD":
         return torch.optim.SGD(groups, lr=settings.lr, momentum=settings.momentum, weight_decay=settings.weight_decay)
     kind = torch.optim.AdamW if settings.name == "AdamW" else torch.optim.Adam
     return kind(groups, lr=settings.lr, betas=settings.betas, eps=settings.eps, weight_decay=settings.weight_decay)
 
 
-def build_scheduler(optimizer: torch.optim.Optimizer, config: RunConfig, total_steps: int) -> Any:
+def build_scheduler(optimizer: torch.optim.Optimizer, settings: SchedulerConfig, total_steps: int) -> Any:
     """A schedule over `total_steps`; None for a constant rate."""
-    settings = config.scheduler
     if settings.name == "constant":
         return None
     from transformers import get_scheduler

@@ -17,8 +17,9 @@ from headwater.data.corpus import Utterance
 from headwater.data.measure import measure
 from headwater.errors import DataError, UsageError
 from headwater.results.files import write_bytes
-from headwater.train.loop import autocast, seconds_of
+from headwater.train.loop import autocast
 from headwater.train.parts import Prepared
+from headwater.train.probing import seconds_of
 from headwater.train.task import Item
 
 SUFFIXES = (".wav", ".flac", ".ogg", ".opus", ".mp3")

@@ -22,8 +22,9 @@ from headwater.results.events import Events
 from headwater.results.files import write_bytes, write_json, write_rows
 from headwater.results.run import RunFolder
 from headwater.train.checkpoint import Checkpoint
-from headwater.train.loop import Standing, Trainer, evaluate
+from headwater.train.loop import Standing, Trainer
 from headwater.train.parts import Prepared, Say, identity_of, initialise, prepare
+from headwater.train.probing import Probing, evaluate
 from headwater.train.task import Accumulator
 
 
@@ -58,11 +59,9 @@ def train(parts: Prepared, folder: RunFolder) -> Standing:
         events = Events(folder.path)
     with torch.random.fork_rng(devices=[parts.device] if parts.device.type == "cuda" else []):
         torch.manual_seed(parts.config.seed + 1000003 * (1 + parts.world.rank))
+        work = Probing(parts.probe, parts.task, parts.feed, parts.items, parts.config, parts.world)
         trainer = Trainer(
-            parts.probe,
-            parts.task,
-            parts.feed,
-            parts.items,
+            work,
             parts.config,
             world=parts.world,
             device=parts.device,

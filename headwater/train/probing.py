@@ -1,0 +1,102 @@
+"""A probe at work: what the loop trains for a task, and how a split is scored."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from headwater.config import RunConfig
+from headwater.data.batching import deal, plan_evaluation
+from headwater.errors import DataError
+from headwater.progress import progress
+from headwater.store.features import enough_memory
+from headwater.train.distributed import World
+from headwater.train.feed import Feed, Ready
+from headwater.train.loop import autocast
+from headwater.train.probe import Probe
+from headwater.train.task import Accumulator, Item, Task
+from headwater.train.work import Portion, Work
+
+
+def seconds_of(items: Sequence[Item], rate: int) -> np.ndarray:
+    """Durations (N,) float64."""
+    return np.array([item.num_samples / rate for item in items])
+
+
+def evaluate(
+    probe: Probe, task: Task, feed: Feed, items: Sequence[Item], split: str, config: RunConfig, world: World
+) -> Accumulator:
+    """Score a split; every rank ends with all of it. Training's random state is not touched."""
+    accumulator = task.score(split)
+    plan = plan_evaluation(
+        seconds_of(items, task.spec.sample_rate), size=config.batch.size * 4, max_seconds=config.batch.seconds * 2
+    )
+    shares = [deal(batch, world.rank, world.ranks) for batch in plan]
+    groups = [[items[index] for index in share] for share in shares if len(share)]
+    mode = probe.training
+    probe.eval()
+    with (
+        torch.random.fork_rng(devices=[feed.device] if feed.device.type == "cuda" else []),
+        torch.no_grad(),
+        enough_memory(f"while scoring {split}; lower batch.seconds or batch.size"),
+    ):
+        for ready in progress(feed(groups), total=len(groups), what=f"score {split}", unit="batch", shown=world.first):
+            with autocast(config, ready.lengths.device):
+                output, _ = probe(ready.states, ready.lengths, ready.batch.inputs, ready.x)
+            accumulator.add(output, ready.batch)
+    probe.train(mode)
+    if world.ranks > 1:
+        for rank, state in enumerate(world.gather(accumulator.state())):
+            if rank != world.rank:
+                accumulator.merge(state)
+    return accumulator
+
+
+class Probing(Work[Ready]):
+    """Trains a probe on `items["train"]`; the task's first measure on `items["dev"]` chooses."""
+
+    module: Probe
+
+    def __init__(
+        self, probe: Probe, task: Task, feed: Feed, items: dict[str, list[Item]], config: RunConfig, world: World
+    ) -> None:
+        self.module, self.task, self.feed, self.items, self.config, self.world = probe, task, feed, items, config, world
+        if not items.get("train"):
+            raise DataError(
+                "there are no utterances to train on; a task that trains nothing (embedding: raw) takes no -f (--fine_tune)"
+            )
+        self.durations = seconds_of(items["train"], task.spec.sample_rate)
+        self.higher_is_better = task.spec.measures_of("dev")[0].higher_is_better
+        # Of a fine-tuned upstream, layers above the one that is read have no part in the loss.
+        self.may_leave_parameters_unused = probe.upstream is not None
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """Two groups where the upstream is fine-tuned at its own rate."""
+        probe = self.module
+        upstream = [p for p in probe.upstream.parameters() if p.requires_grad] if probe.upstream is not None else []
+        theirs = {id(p) for p in upstream}
+        groups: list[dict[str, Any]] = [
+            {"params": [p for p in probe.parameters() if p.requires_grad and id(p) not in theirs]}
+        ]
+        if upstream:
+            groups.append({"params": upstream, "lr": self.config.upstream.lr or self.config.optimizer.lr})
+        return [group for group in groups if group["params"]]
+
+    def ready(self, portions: Sequence[Portion]) -> Iterator[Ready]:
+        train = self.items["train"]
+        return self.feed([[train[index] for index in portion.share] for portion in portions])
+
+    def loss(self, module: nn.Module, ready: Ready) -> tuple[Tensor, Tensor]:
+        output, _ = module(ready.states, ready.lengths, ready.batch.inputs, ready.x)
+        with torch.autocast(self.feed.device.type, enabled=False):
+            return self.task.loss(output, ready.batch)
+
+    def evaluate(self) -> tuple[str, float] | None:
+        if not self.items.get("dev"):
+            return None
+        scores = evaluate(self.module, self.task, self.feed, self.items["dev"], "dev", self.config, self.world)
+        return self.task.spec.measures_of("dev")[0].name, scores.first()
