@@ -77,8 +77,7 @@ def sinusoids(length: int, dim: int, device: torch.device) -> Tensor:
 class SelfAttention(nn.Module):
     """Multi-head attention within rows.
 
-    `kept` (heads,) multiplies the answer of each head: 0 prunes it. `reach`: attention to frames further away is set to 0 after the softmax, without
-    renormalising (https://arxiv.org/abs/2006.03265). Both are for analysis and are None in normal use.
+    `reach`: attention to frames further away is set to 0 after the softmax, without renormalising (https://arxiv.org/abs/2006.03265); None for all frames.
     """
 
     def __init__(self, hidden: int, heads: int, dropout: float) -> None:
@@ -86,11 +85,10 @@ class SelfAttention(nn.Module):
         self.heads, self.dropout = heads, dropout
         self.qkv = nn.Linear(hidden, 3 * hidden)
         self.output = nn.Linear(hidden, hidden)
-        self.kept: Tensor | None = None
         self.reach: int | None = None
 
-    def forward(self, x: Tensor, rows: Rows) -> Tensor:
-        """(N, hidden) -> (N, hidden)."""
+    def forward(self, x: Tensor, rows: Rows, kept: Tensor | None = None) -> Tensor:
+        """(N, hidden) -> (N, hidden). `kept` (heads,) multiplies the answer of each head: 0 prunes it."""
         q, k, v = self._heads(x, rows)
         if self.reach is None:
             attend = None if rows.valid is None else rows.valid[:, None, None, :]
@@ -98,9 +96,9 @@ class SelfAttention(nn.Module):
                 q, k, v, attn_mask=attend, dropout_p=self.dropout if self.training else 0.0
             )
         else:
-            answer = self._weights(q, k, rows) @ v
-        if self.kept is not None:
-            answer = answer * self.kept.to(answer)[:, None, None]
+            answer = functional.dropout(self._weights(q, k, rows), self.dropout, self.training) @ v
+        if kept is not None:
+            answer = answer * kept.to(answer)[:, None, None]
         return self.output(rows.join(answer.transpose(1, 2).flatten(2)))
 
     def weights(self, x: Tensor, rows: Rows) -> Tensor:
@@ -148,12 +146,12 @@ class TransformerLayer(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.activation = ACTIVATIONS[activation]
 
-    def forward(self, x: Tensor, rows: Rows) -> Tensor:
-        """(N, hidden) -> (N, hidden)."""
+    def forward(self, x: Tensor, rows: Rows, kept: Tensor | None = None) -> Tensor:
+        """(N, hidden) -> (N, hidden). `kept`: see `SelfAttention`."""
         if self.pre_norm:
-            x = x + self.dropout(self.attention(self.attention_norm(x), rows))
+            x = x + self.dropout(self.attention(self.attention_norm(x), rows, kept))
             return x + self._mlp(self.output_norm(x))
-        x = self.attention_norm(x + self.dropout(self.attention(x, rows)))
+        x = self.attention_norm(x + self.dropout(self.attention(x, rows, kept)))
         return self.output_norm(x + self._mlp(x))
 
     def attention_input(self, x: Tensor) -> Tensor:
@@ -171,7 +169,11 @@ class Transformer(nn.Module):
     shared: one layer, used N times (Audio ALBERT). pre_norm: see `TransformerLayer`; every hidden state is then normalised on its own.
     first_norm: whether the first hidden state is, too (S3PRL's v0.1 did not). chunk: the longest row in frames; longer utterances are cut into equal
     chunks (`chunk_lengths`), 0 for never. std: of the initial weights.
+
+    `kept` (layers, heads) multiplies the answer of each head, for shared layers too: 0 prunes it. None, as it is at first, keeps all.
     """
+
+    kept: Tensor | None
 
     def __init__(
         self,
@@ -213,6 +215,7 @@ class Transformer(nn.Module):
             nn.LayerNorm(hidden, eps=eps) if pre_norm and (number or first_norm) else nn.Identity()
             for number in range(layers + 1)
         )
+        self.register_buffer("kept", None, persistent=False)
         self.apply(lambda module: _initialise(module, std))
 
     def layer(self, number: int) -> TransformerLayer:
@@ -226,7 +229,7 @@ class Transformer(nn.Module):
         whole, h, rows = self._begin(x, lengths)
         states = [h]
         for number in range(self.depth):
-            states.append(self.layer(number)(states[-1], rows))
+            states.append(self._through(number, states[-1], rows))
         return tuple(
             self._pad(whole.split(norm(h)), x.shape[1]) for norm, h in zip(self.state_norms, states, strict=True)
         )
@@ -235,7 +238,7 @@ class Transformer(nn.Module):
         """The last hidden state alone, (B, T, hidden)."""
         whole, h, rows = self._begin(x, lengths)
         for number in range(self.depth):
-            h = self.layer(number)(h, rows)
+            h = self._through(number, h, rows)
         return self._pad(whole.split(self.state_norms[-1](h)), x.shape[1])
 
     def attention_maps(self, x: Tensor, lengths: Tensor) -> list[Tensor]:
@@ -245,8 +248,11 @@ class Transformer(nn.Module):
         for number in range(self.depth):
             layer = self.layer(number)
             maps.append(layer.attention.weights(layer.attention_input(h), rows))
-            h = layer(h, rows)
+            h = self._through(number, h, rows)
         return maps
+
+    def _through(self, number: int, h: Tensor, rows: Rows) -> Tensor:
+        return self.layer(number)(h, rows, None if self.kept is None else self.kept[number])
 
     def _begin(self, x: Tensor, lengths: Tensor) -> tuple[Rows, Tensor, Rows]:
         counts = lengths.tolist()
