@@ -8,20 +8,30 @@ if TYPE_CHECKING:  # whatever is callable here would be an entry of the hub
     from collections.abc import Callable, Iterator
     from typing import Any
 
-dependencies = ["torch", "numpy", "pydantic", "soundfile", "yaml"]
+dependencies = ["torch", "numpy", "pydantic", "soundfile", "yaml", "safetensors", "filelock", "tqdm"]
 
 
 def _entries() -> Iterator[tuple[str, Callable[..., Any]]]:
     import functools
 
-    import headwater
     from headwater.errors import UsageError
     from headwater.registry import upstreams
 
-    def entry(name: str, ckpt: str | None = None, config: Any = None, device: str = "cpu", **unknown: Any) -> Any:
+    def entry(
+        name: str,
+        ckpt: str | None = None,
+        config: Any = None,
+        device: str = "cpu",
+        refresh: bool = False,
+        **unknown: Any,
+    ) -> Any:
+        from headwater.loading import load_upstream
+
         if unknown:
-            raise UsageError(f"torch.hub entry {name!r} takes ckpt, config and device; got {', '.join(unknown)}")
-        return headwater.load(name, ckpt=ckpt, config=config, device=device)
+            raise UsageError(
+                f"torch.hub entry {name!r} takes ckpt, config, device and refresh; got {', '.join(unknown)}"
+            )
+        return load_upstream(name, ckpt=ckpt, config=config, device=device, refresh=refresh)
 
     for name in upstreams.names():
         function = functools.partial(entry, name)

@@ -25,13 +25,14 @@ def load(name: str, ckpt: str | None = None, config: Any = None, device: str = "
 
     Parameters
     ----------
-    name: a name or alias of the registry (`headwater ls upstreams`).
-    ckpt: a weight file, where the upstream takes one.
+    name: a name or alias of the registry (`headwater ls upstreams`); or `ckpt:PATH`, a weight file or pretraining run that names its upstream itself.
+    ckpt: a weight file, or its address, in the place of the weights that the name stands for.
     config: a mapping, or a YAML file, with settings of the model or its front-end; S3PRL's own forms are understood.
 
     Raises
     ------
     UsageError: an unknown name (the nearest ones are given) or setting.
+    DataError: weights that cannot be had, or are not what they were.
 
     >>> import torch, headwater
     >>> headwater.load("fbank").extract([torch.zeros(16000)]).lengths.tolist()

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from headwater.errors import HeadwaterError
 from headwater.loading import load_upstream
-from headwater.nn.upstream import Upstream
+from headwater.nn.upstream import NoFrontend, Upstream
 
 SAMPLES = (16000, 7001, 11999)
 SHORT = (1, 30, 399, 400, 401, 480, 560)
@@ -61,9 +61,20 @@ def _device(model: Upstream) -> torch.device:
     return next((tensor.device for tensor in (*model.parameters(), *model.buffers())), torch.device("cpu"))
 
 
+def given(model: Upstream, wavs: list[Tensor]) -> list[Tensor]:
+    """What stands for these waveforms: themselves, or for an upstream that takes precomputed features as many frames, made of the same numbers."""
+    if not isinstance(model.frontend, NoFrontend):
+        return wavs
+    shapes = [(model.frontend.frames(len(wav)), model.in_dim) for wav in wavs]
+    return [
+        wav.repeat(-(-frames * dim // len(wav)))[: frames * dim].view(frames, dim)
+        for wav, (frames, dim) in zip(wavs, shapes)
+    ]
+
+
 @torch.no_grad()
 def _extract(model: Upstream, wavs: list[Tensor]) -> Any:
-    return model.extract([wav.to(_device(model)) for wav in wavs])
+    return model.extract([wav.to(_device(model)) for wav in given(model, wavs)])
 
 
 def _shapes(model: Upstream, load: Callable[[], Upstream]) -> str | None:
@@ -143,7 +154,9 @@ def _gradient(model: Upstream, load: Callable[[], Upstream]) -> str | None:
     parameters = [(name, parameter) for name, parameter in fresh.named_parameters() if parameter.requires_grad]
     if not parameters:
         return None
-    fresh.extract([wav.to(_device(fresh)) for wav in noises(6, *SAMPLES)]).last_hidden_state.square().sum().backward()  # type: ignore[no-untyped-call]
+    fresh.extract(
+        [wav.to(_device(fresh)) for wav in given(fresh, noises(6, *SAMPLES))]
+    ).last_hidden_state.square().sum().backward()  # type: ignore[no-untyped-call]
     return (
         None
         if any(parameter.grad is not None and bool((parameter.grad != 0).any()) for _, parameter in parameters)
@@ -152,9 +165,10 @@ def _gradient(model: Upstream, load: Callable[[], Upstream]) -> str | None:
 
 
 def _input_kept(model: Upstream, load: Callable[[], Upstream]) -> str | None:
-    wavs = noises(7, *SAMPLES)
+    wavs = [wav.to(_device(model)) for wav in given(model, noises(7, *SAMPLES))]
     copies = [wav.clone() for wav in wavs]
-    _extract(model, wavs)
+    with torch.no_grad():
+        model.extract(wavs)
     return (
         None
         if all(torch.equal(a, b) for a, b in zip(wavs, copies, strict=True))

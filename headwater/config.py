@@ -31,6 +31,16 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", validate_default=True, allow_inf_nan=False)
 
 
+class FeatureSet(Section):
+    """What precomputed features are, and their time: the centre of frame k is sample `offset + k * stride`."""
+
+    kind: str = Field(description="what they are called, such as fbank80 or fmllr")
+    dim: int = Field(ge=1)
+    sample_rate: int = Field(ge=1, description="of the sound they were made of, in Hz")
+    stride: int = Field(ge=1, description="samples between frames")
+    offset: float = Field(ge=0, multiple_of=0.5, description="centre of frame 0 in samples")
+
+
 class UpstreamConfig(Section):
     """Which representation is asked, and which of its layers."""
 
@@ -48,6 +58,9 @@ class UpstreamConfig(Section):
     )
     freeze: list[str] = Field(
         default_factory=list, description="prefixes of upstream parameter names that stay frozen while fine-tuning"
+    )
+    features: FeatureSet | None = Field(
+        None, description="the precomputed features it was given; the data says it (features.json)"
     )
 
 
@@ -75,6 +88,9 @@ class DataConfig(Section):
     resample: bool = Field(False, description="resample audio of another rate instead of refusing it")
     skip_bad_audio: bool = False
     limit: int | None = Field(None, ge=1, description="at most so many utterances of each split: for trying things out")
+    where: dict[str, str] = Field(
+        default_factory=dict, description="only rows of a list that say this: {subset: train-clean-100}"
+    )
 
     @field_validator("channel", mode="before")
     @classmethod
@@ -162,6 +178,9 @@ class TrainingConfig(Section):
         return self
 
 
+Training = TypeVar("Training", bound=TrainingConfig)
+
+
 class RunConfig(TrainingConfig):
     """Everything that decides an evaluation."""
 
@@ -171,6 +190,22 @@ class RunConfig(TrainingConfig):
     data: DataConfig = Field(default_factory=DataConfig)
     specaug: SpecAugConfig | None = None
     store: StoreConfig = Field(default_factory=StoreConfig)
+
+
+class PretrainConfig(TrainingConfig):
+    """Everything that decides a pretraining."""
+
+    objective: str
+    model: dict[str, Any] = Field(default_factory=dict, description="the objective's own settings (-g FILE)")
+    data: DataConfig = Field(default_factory=DataConfig)
+    crop_seconds: float | None = Field(
+        None, gt=0, description="longest piece of an utterance that is trained on, drawn anew each epoch"
+    )
+    min_seconds: float = Field(0.0, ge=0, description="shorter utterances are left out")
+    dev_share: float = Field(
+        0.03, gt=0, lt=0.5, description="of the audio, held out by speaker where the data has no dev split"
+    )
+    store: StoreConfig = Field(default_factory=StoreConfig, description="waveforms are kept where they fit")
 
 
 # Settings that say where things lie, how often something is printed or how memory is spent, not what comes out. Data is identified by its content.
@@ -325,7 +360,7 @@ def flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def numbers(config: RunConfig) -> dict[str, Any]:
+def numbers(config: TrainingConfig) -> dict[str, Any]:
     """The flat settings that change numbers, without those of `NEUTRAL`."""
     flat = flatten(config.model_dump(mode="json"))
     return {
@@ -335,15 +370,23 @@ def numbers(config: RunConfig) -> dict[str, Any]:
     }
 
 
-def anchored(config: RunConfig) -> RunConfig:
+def anchored(config: Training) -> Training:
     """The same settings, where data lies said in full: a run is opened from other folders than the one it was started in."""
     settings = config.model_dump()
     for name in NEUTRAL:
         section, _, key = name.partition(".")
-        place = settings[section].get(key) if section in ("data", "upstream") else None
+        place = settings.get(section, {}).get(key) if section in ("data", "upstream") else None
         if place is not None:
-            settings[section][key] = str(Path(place).expanduser().absolute())
-    return RunConfig.model_validate(settings)
+            settings[section][key] = _anchor(place)
+    kind, _, place = settings.get("upstream", {}).get("name", "").partition(":")
+    if kind == "ckpt":
+        settings["upstream"]["name"] = f"ckpt:{_anchor(place)}"
+    return type(config).model_validate(settings)
+
+
+def _anchor(place: str) -> str:
+    """A path in full; an address as it is."""
+    return place if "://" in place else str(Path(place).expanduser().absolute())
 
 
 def fingerprint(*parts: Any) -> str:

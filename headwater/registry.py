@@ -6,6 +6,7 @@ import ast
 import hashlib
 import importlib
 import importlib.util
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +14,7 @@ from types import ModuleType
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from headwater.errors import UsageError, nearest, place_of
 from headwater.paths import expert_root
@@ -21,6 +22,41 @@ from headwater.paths import expert_root
 Kind = Literal["upstream", "downstream", "pretrain"]
 KINDS: tuple[Kind, ...] = ("upstream", "downstream", "pretrain")
 CARD_FILES = {"upstream": "cards.yaml", "downstream": "card.yaml", "pretrain": "card.yaml"}
+
+_INSIDE = re.compile(r"(?!\.)[A-Za-z0-9_.+=-]+(/(?!\.)[A-Za-z0-9_.+=-]+)*")
+
+
+class Weights(BaseModel):
+    """Where an upstream's weights are: at an address, and then under the name `file` in the cache, or `bundled` with the card.
+
+    What is not known of them is left out: their own sha256, licence, the corpora they saw, the number of parameters without pretraining heads.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    url: str | None = Field(None, pattern=r"^https?://[!-.0-~]+(/[!-~]*)?$")
+    file: str | None = None
+    bundled: str | None = None
+    sha256: str | None = Field(None, pattern="^[0-9a-f]{64}$")
+    licence: str | None = None
+    corpora: list[str] = Field(default_factory=list)
+    parameters: int | None = None
+    note: str | None = None
+
+    @field_validator("file", "bundled")
+    @classmethod
+    def _stays_inside(cls, name: str | None) -> str | None:
+        if name is not None and not _INSIDE.fullmatch(name):
+            raise ValueError(
+                "a relative name of letters, digits and . _ + = - / is needed, no part beginning with a dot"
+            )
+        return name
+
+    @model_validator(mode="after")
+    def _are_somewhere(self) -> Weights:
+        if (self.url is None) != (self.file is None) or (self.url is None) == (self.bundled is None):
+            raise ValueError("weights have `url` and `file`, or `bundled`")
+        return self
 
 
 class Card(BaseModel):
@@ -43,6 +79,9 @@ class Card(BaseModel):
     long_input: str | None = None
     padding_invariant: bool = True
     warning: str | None = None
+    weights: Weights | None = None
+    demo: str | None = None  # the card whose weights this name means in a run on the demo corpus
+    needs_ckpt: bool = False  # it is nothing without a weight file of the user's
 
     # tasks
     data: str | None = None

@@ -14,6 +14,9 @@ ROOT = Path(__file__).resolve().parent.parent
 SHARED = ROOT.parent / "shared"
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+os.environ["HEADWATER_OFFLINE"] = (
+    "1"  # no test downloads anything; those of the downloads themselves have a server of their own
+)
 
 
 @pytest.fixture(scope="session")
@@ -67,6 +70,16 @@ def command(
         return Answer(code, said.out, said.err)
 
     return run
+
+
+def skip_without_weights(name: str) -> None:
+    """A test of the upstream of this name is skipped where its weights are a download that is not in the cache, or the user's. Bundled ones must be there."""
+    from headwater.download import standing
+    from headwater.registry import upstreams
+
+    weights = standing(upstreams[name])
+    if weights not in (None, "bundled", "missing", "in the cache"):
+        pytest.skip(f"weights: {weights}")
 
 
 @pytest.fixture()

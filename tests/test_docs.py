@@ -21,6 +21,7 @@ from headwater.cli.run import main as run_main
 from headwater.cli.run import parser, settings_of
 from headwater.cli.shell import guarded
 from headwater.config import RunConfig, validate
+from headwater.preprocess import commands as preprocess_commands
 from headwater.registry import downstreams, registries, upstreams
 
 PAGES = [
@@ -32,6 +33,9 @@ PAGES = [
 SKETCHES = {"docs/design.md"}  # its code shows signatures, with `...` where a reader's own values stand
 # Appended to training commands: few steps are enough to see that they run. Outputs are compared without their numbers.
 QUICK = ["-o", "runner.total_steps=20,,runner.eval_step=20"]
+PREPROCESS = {
+    f"preprocess/{file.name}": getattr(preprocess_commands, file.stem) for file in (ROOT / "preprocess").glob("*.py")
+}
 PIXEL = b'<svg xmlns="http://www.w3.org/2000/svg" width="1" height="1"/>'
 
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -114,11 +118,8 @@ def shell(
         ]
         if words[0] == "python" and words[1] == "-m":
             words = words[2:]
-        main = (
-            headwater_main
-            if words[0] == "headwater"
-            else {"run_downstream.py": run_main, "run_pretrain.py": pretrain_main}[words[1]]
-        )
+        scripts = {"run_downstream.py": run_main, "run_pretrain.py": pretrain_main, **PREPROCESS}
+        main = headwater_main if words[0] == "headwater" else scripts[words[1]]
         words = words[1:] if words[0] == "headwater" else words[2:]
         training = (
             main is run_main and not {"evaluate", "predict", "inference"} & set(words) and "--dry-run" not in words
@@ -129,6 +130,7 @@ def shell(
             with monkeypatch.context() as patch:
                 if quick:  # drawing takes longer than twenty steps, and has tests of its own
                     patch.setattr("headwater.results.plots.confusion_plot", lambda *arguments, **settings: PIXEL)
+                    patch.setattr(preprocess_commands, "_processes", lambda asked: 1)
                 code = guarded(main, [*words, *(QUICK if training and quick else [])])
         except SystemExit as ended:
             code = int(ended.code or 0)
@@ -282,13 +284,19 @@ def test_every_flag_is_in_the_documentation(flag: str) -> None:
 
 
 @pytest.mark.parametrize(("title", "registry"), [("Upstreams", upstreams), ("Tasks", downstreams)])
-def test_the_readme_lists_exactly_what_is_registered(title: str, registry: Any) -> None:
+def test_the_readme_lists_what_is_registered_a_family_in_a_row_or_more(title: str, registry: Any) -> None:
+    """Nothing that is not there, and every name: those of single recipes stand with S3PRL's names in docs/from_s3prl.md."""
     text = (ROOT / "README.md").read_text(encoding="utf-8").split(f"\n## {title}\n")[1]
     rows = [
         [cell.strip() for cell in line.strip("|").split("|")] for line in text.strip().split("\n\n")[0].splitlines()[2:]
     ]
+    cards = {card.name: card for card in registry if card.plugin is None}
     listed = {next(iter(in_code(row[0]))): in_code(row[1]) for row in rows}
-    assert listed == {card.name: set(card.aliases) for card in registry if card.plugin is None}
+    for name, others in listed.items():
+        assert {registry[other].folder for other in others} <= {cards[name].folder}, name
+    said = in_code((ROOT / "docs" / "from_s3prl.md").read_text(encoding="utf-8")).union(listed, *listed.values())
+    assert {card.folder for card in cards.values()} == {cards[name].folder for name in listed}
+    assert {name for card in cards.values() for name in (card.name, *card.aliases)} <= said
 
 
 def keys(content: Any, path: tuple[str, ...] = ()) -> Iterator[str]:

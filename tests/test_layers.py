@@ -14,9 +14,9 @@ from conftest import ROOT
 LAYERS = [
     {"errors", "paths", "progress"},
     {"audio", "nn", "metrics", "config"},
-    {"registry", "weights", "data", "store", "results"},
+    {"registry", "weights", "download", "pickles", "data", "store", "results"},
     {"loading"},
-    {"checks", "train"},
+    {"checks", "train", "mam", "preprocess"},
     {"upstream", "downstream", "pretrain"},
     {"cli", "__main__"},
 ]

@@ -8,7 +8,9 @@ import shutil
 from importlib import metadata, util
 
 import headwater
+from headwater.download import offline, standing
 from headwater.paths import cache_root
+from headwater.registry import upstreams
 
 REQUIRED = (
     "torch",
@@ -60,4 +62,13 @@ def examine() -> int:
     free = shutil.disk_usage(place).free / 2**30
     writable = "writable" if os.access(place, os.W_OK) else "NOT writable: set HEADWATER_CACHE to another folder"
     print(f"cache    {cache} ({free:.0f} GiB free, {writable})")
+    print(f"weights  {_weights()}")
     return 1 if missing else 0
+
+
+def _weights() -> str:
+    """Where downloaded weights lie, which are there, and whether more can come."""
+    there = [card.name for card in upstreams if standing(card) == "in the cache"]
+    held = f"{', '.join(there)}" if there else "none yet"
+    more = "HEADWATER_OFFLINE is set: nothing is downloaded" if offline() else "`headwater fetch NAME` downloads more"
+    return f"{cache_root() / 'weights'} ({held}; {more})"

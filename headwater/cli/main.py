@@ -10,7 +10,7 @@ from typing import Any
 
 import headwater
 from headwater.cli.shell import guarded
-from headwater.errors import UsageError, nearest
+from headwater.errors import HeadwaterError, UsageError, nearest
 from headwater.registry import KINDS, Card, Kind, add_plugin, registries
 
 VERBS = {
@@ -18,6 +18,7 @@ VERBS = {
     "pretrain": "train an upstream (the same as run_pretrain.py)",
     "ls": "list upstreams and tasks",
     "show": "everything about one of them, its settings too",
+    "fetch": "download the weights of upstreams ahead of time: `headwater fetch NAME...`",
     "check": "check an upstream, yours too, against the contract: `headwater check upstream NAME`",
     "table": "one table of many runs",
     "compare": "the paired difference of two runs",
@@ -45,9 +46,8 @@ def main(arguments: Sequence[str]) -> int:
         from headwater.cli.pretrain import main as pretrain
 
         return pretrain(rest)
-    return {"ls": _list, "show": _show, "check": _check, "table": _table, "compare": _compare, "doctor": _doctor}[verb](
-        rest
-    )
+    verbs = {"ls": _list, "show": _show, "fetch": _fetch, "check": _check, "table": _table, "compare": _compare}
+    return {**verbs, "doctor": _doctor}[verb](rest)
 
 
 def entry() -> int:
@@ -64,6 +64,8 @@ def _parser(verb: str) -> argparse.ArgumentParser:
 
 
 def _list(arguments: Sequence[str]) -> int:
+    from headwater.download import standing
+
     parser = _parser("ls")
     parser.add_argument("kind", nargs="?", choices=("upstreams", "downstreams", "objectives"))
     args = parser.parse_args(arguments)
@@ -77,7 +79,8 @@ def _list(arguments: Sequence[str]) -> int:
         print(f"{plural} ({len(cards)})")
         for card in cards:
             names = card.name + (f" ({', '.join(card.aliases)})" if card.aliases else "")
-            print(f"  {card.name:<22} {card.summary}" if not card.aliases else f"  {names}\n  {'':<22} {card.summary}")
+            text = card.summary + (f" [{weights}]" if (weights := standing(card)) else "")
+            print(f"  {names:<22} {text}" if len(names) <= 22 else f"  {names}\n  {'':<22} {text}")
     return 0
 
 
@@ -103,6 +106,9 @@ def _find(kind: Kind, name: str) -> Card | None:
 def _print_card(card: Card) -> None:
     import yaml
 
+    from headwater.download import path_of, standing
+
+    weights = standing(card)
     print(f"{card.kind} {card.name}: {card.summary}")
     for title, value in (
         ("aliases", ", ".join(card.aliases)),
@@ -112,15 +118,18 @@ def _print_card(card: Card) -> None:
         ("short input", card.short_input),
         ("long input", card.long_input),
         ("beware", card.warning),
+        ("weights", weights and f"{weights}: {path_of(card)}" if card.weights else weights),
+        *_about(card),
+        ("on the demo", card.demo and f"{card.demo} in a run without --data"),
     ):
         if value:
             print(f"  {title:<12} {value}")
-    if card.kind == "upstream":
+    if card.kind == "upstream" and weights in (None, "bundled", "in the cache"):
         from headwater.loading import load_upstream
 
         try:
             model = load_upstream(card.name)
-        except UsageError as error:
+        except HeadwaterError as error:
             print(f"  {'not loaded':<12} {error}")
         else:
             rate = model.sample_rate
@@ -135,6 +144,40 @@ def _print_card(card: Card) -> None:
         print("    " + yaml.safe_dump(card.config, sort_keys=False).strip().replace("\n", "\n    "))
     if card.kind == "downstream":
         _print_settings(card)
+
+
+def _about(card: Card) -> list[tuple[str, Any]]:
+    """What the card knows of its weights."""
+    from headwater.download import standing
+
+    if (weights := card.weights) is None:
+        return []
+    return [
+        ("from", weights.url),
+        ("", weights.note),
+        ("sha256", weights.sha256),
+        ("trained on", ", ".join(weights.corpora)),
+        ("licence", weights.licence),
+        ("parameters", weights.parameters if standing(card) == "to be downloaded" else None),
+    ]
+
+
+def _fetch(arguments: Sequence[str]) -> int:
+    from headwater.download import fetch, file_sha256, standing
+
+    parser = _parser("fetch")
+    parser.add_argument("names", nargs="+", metavar="NAME", help="an upstream")
+    parser.add_argument("--refresh", action="store_true", help="download again what is there already")
+    args = parser.parse_args(arguments)
+    for plugin in args.plugin:
+        add_plugin(plugin)
+    for card in [registries["upstream"][name] for name in args.names]:
+        if card.weights is None or card.weights.bundled:
+            print(f"{card.name}: nothing to download ({standing(card) or 'it has no weights'})")
+            continue
+        path = fetch(card.weights, refresh=args.refresh)
+        print(f"{card.name}: {path}, sha256 {file_sha256(path)}")
+    return 0
 
 
 def _print_settings(card: Card) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,9 +42,11 @@ def parser() -> argparse.ArgumentParser:
         help="train (and test), evaluate or predict with a finished run (-e)",
     )
     what = top.add_argument_group("what is asked of which representation")
-    what.add_argument("-u", "--upstream", metavar="NAME", help="the representation")
+    what.add_argument(
+        "-u", "--upstream", metavar="NAME", help="the representation; ckpt:PATH is one that you pretrained"
+    )
     what.add_argument("-d", "--downstream", metavar="NAME", help="the task")
-    what.add_argument("-k", "--upstream_ckpt", metavar="FILE", help="weights, for upstreams that take a file")
+    what.add_argument("-k", "--upstream_ckpt", metavar="FILE", help="weights: a file or a URL")
     what.add_argument(
         "-g", "--upstream_model_config", metavar="FILE", help="YAML with settings of the upstream or its front-end"
     )
@@ -102,9 +104,7 @@ def parser() -> argparse.ArgumentParser:
     )
     how.add_argument("-i", "--init_ckpt", metavar="DIR", help="start from the weights of this run")
     how.add_argument("-a", "--auto_resume", action="store_true", help="always on; kept for S3PRL's users")
-    how.add_argument(
-        "-r", "--upstream_refresh", action="store_true", help="kept for S3PRL's users: nothing here is downloaded"
-    )
+    how.add_argument("-r", "--upstream_refresh", action="store_true", help="download the upstream's weights again")
     how.add_argument(
         "-t",
         "--evaluate_split",
@@ -195,15 +195,15 @@ def _is_file(name: str) -> bool:
     return Path(name).suffix in (".yaml", ".yml") or Path(name).is_file()
 
 
-def recipe_path(name: str, task: str) -> Path:
-    """A YAML file, or the recipe of this name of the task."""
+def recipe_path(name: str, owner: str, kind: str = "downstream") -> Path:
+    """A YAML file, or the recipe of this name of the task (or another kind of expert)."""
     if _is_file(name):
         return Path(name)
-    folder = expert_root("config") / "downstream" / task
+    folder = expert_root("config") / kind / owner
     known = sorted(file.stem for file in folder.glob("*.yaml"))
     if name not in known:
         raise UsageError(
-            f"{name!r} is neither a YAML file nor a recipe of {task!r}.{nearest(name, known)} Recipes: {', '.join(known) or 'none'}."
+            f"{name!r} is neither a YAML file nor a recipe of {owner!r}.{nearest(name, known)} Recipes: {', '.join(known) or 'none'}."
         )
     return folder / f"{name}.yaml"
 
@@ -242,7 +242,9 @@ def main(arguments: Sequence[str]) -> int:
     settings, more = settings_of(args)
     for note in [*notes, *more]:
         say(f"note       {note}")
-    config = validate(RunConfig, settings)
+    config = on_the_demo(validate(RunConfig, settings), say)
+    if config.upstream.name.startswith("ckpt:") and config.upstream.ckpt is not None:
+        raise UsageError(f"-u {config.upstream.name} names a weight file, and so does -k: give one of them")
     if config.upstream.lr is not None and not config.upstream.trainable:
         raise UsageError("upstream.lr (--upstream_lr) has a meaning only with -f (--fine_tune)")
     if config.upstream.freeze and not config.upstream.trainable:
@@ -252,6 +254,18 @@ def main(arguments: Sequence[str]) -> int:
     if args.expname and (Path(args.expname).is_absolute() or ".." in Path(args.expname).parts):
         raise UsageError(f"-n {args.expname}: a name in result/downstream is needed; a folder elsewhere goes behind -p")
     return _train(args, config)
+
+
+def on_the_demo(config: RunConfig, say: Callable[[str], None]) -> RunConfig:
+    """On the demo corpus a name means the small weights of its card, where it has some; the settings say which from here on."""
+    upstream = config.upstream
+    own = (config.data.path, upstream.ckpt, upstream.config.get("random_weights")) != (None, None, None)
+    if own or upstream.name.startswith("ckpt:") or not (small := upstreams[upstream.name].demo):
+        return config
+    say(
+        f"upstream   {upstream.name}: the small demo weights ({small}), as no --data was given; with --data it is the official model"
+    )
+    return config.model_copy(update={"upstream": upstream.model_copy(update={"name": small})})
 
 
 def _refuse_training_flags(args: argparse.Namespace) -> None:
@@ -267,6 +281,7 @@ def _refuse_training_flags(args: argparse.Namespace) -> None:
         ("--fresh", args.fresh),
         ("--bundle", args.bundle),
         ("--dry-run", args.dry_run),
+        ("-r", args.upstream_refresh),
     ):
         if value:
             raise UsageError(
@@ -282,6 +297,10 @@ def _train(args: argparse.Namespace, config: RunConfig) -> int:
     )
     if folder is None and args.past_exp:
         folder = run_path(args.past_exp)
+    if args.upstream_refresh:
+        from headwater.loading import find
+
+        find(config.upstream.name, config.upstream.ckpt, refresh=True)
     from headwater.train.runner import run
 
     result, path = run(

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from headwater.config import merge
+from headwater.config import FeatureSet, merge
 from headwater.errors import DataError, UsageError, place_of
 from headwater.nn.lengths import pad, zero_beyond
 
@@ -53,22 +53,27 @@ class UpstreamSpec:
 
 
 class NoFrontend(nn.Module):
-    """Stands where an upstream takes features only: it refuses waveforms by name."""
+    """Stands where an upstream takes precomputed features only: it knows their size and time, and refuses waveforms by name."""
 
-    sample_rate, stride, offset = 16000, 160, 200.0
-
-    def __init__(self, name: str, out_dim: int) -> None:
+    def __init__(
+        self, name: str, out_dim: int, *, sample_rate: int = 16000, stride: int = 160, offset: float = 200.0
+    ) -> None:
         super().__init__()
         self.name, self.out_dim = name, out_dim
+        self.sample_rate, self.stride, self.offset = sample_rate, stride, offset
 
     def frames(self, samples: int) -> int:
-        raise UsageError(
-            f"upstream {self.name!r} has no front-end: it reads features (T, {self.out_dim}), not waveforms"
-        )
+        """Frames of sound of so many samples: the inverse of `headwater.data.features.num_samples`."""
+        return max(1, 1 + (samples - max(1, round(2 * self.offset))) // self.stride)
 
     def forward(self, wavs: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-        raise UsageError(
-            f"upstream {self.name!r} has no front-end: give it features (T, {self.out_dim}), not waveforms"
+        raise self.refusal()
+
+    def refusal(self) -> UsageError:
+        """What to raise where waveforms are given."""
+        return UsageError(
+            f"upstream {self.name!r} has no front-end: it takes precomputed features (T, {self.out_dim}), not waveforms "
+            "(a folder that the preprocess scripts made is such data)"
         )
 
 
@@ -86,6 +91,7 @@ class Upstream(nn.Module):
     """
 
     card: Any = None
+    weight_file: Any = None  # where its weights came from, as a result says it: name, url, sha256
     name: str = "upstream"
     padding_invariant: bool = True
 
@@ -117,6 +123,36 @@ class Upstream(nn.Module):
         """
         refuse_ckpt(card.name, ckpt)
         return cls(**merge(card.config, config))
+
+    def facts(self) -> dict[str, Any]:
+        """What a file of its weights must say besides them, so that `from_card` makes the same of it again. Nothing where it takes no such file."""
+        return {}
+
+    def take_features(self, given: FeatureSet | None) -> None:
+        """Make ready for data of precomputed features, whose time is the upstream's from here on; None stands for waveforms.
+
+        Raises UsageError where it takes the other of the two, or features of another size.
+        """
+        before = self.frontend
+        if given is None:
+            if isinstance(before, NoFrontend):
+                raise before.refusal()
+            return
+        if not isinstance(before, NoFrontend):
+            raise UsageError(
+                f"upstream {self.name!r} begins with waveforms, and this data is precomputed features ({given.kind}, {given.dim} dims): "
+                "take -u features or another upstream without a front-end, or give the audio with --data"
+            )
+        if given.dim != self.in_dim:
+            raise UsageError(
+                f"upstream {self.name!r} takes features of {self.in_dim} dims, and this data ({given.kind}) has {given.dim}"
+            )
+        self.offset = given.offset + (self.offset - before.offset) / before.stride * given.stride
+        self.stride = self.stride // before.stride * given.stride
+        self.sample_rate = given.sample_rate
+        self.frontend = NoFrontend(
+            self.name, given.dim, sample_rate=given.sample_rate, stride=given.stride, offset=given.offset
+        )
 
     @property
     def out_dim(self) -> int:

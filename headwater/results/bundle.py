@@ -30,7 +30,7 @@ def save_model(
     """`model.safetensors` (featurizer, head, fine-tuned upstream) and `model.json`; with `bundle` the frozen upstream's weights, too."""
     write_bytes(folder / "model.safetensors", to_bytes(probe.state_dict()))
     if bundle and weights_sha256 is not None:
-        write_bytes(folder / "upstream.safetensors", to_bytes(upstream.state_dict()))
+        write_bytes(folder / "upstream.safetensors", to_bytes(upstream.state_dict(), upstream.facts()))
     write_json(
         folder / "model.json",
         {

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 import headwater
 from headwater.audio import read
-from headwater.config import RunConfig, merge, numbers, validate
+from headwater.config import FeatureSet, RunConfig, merge, numbers, validate
+from headwater.data.features import common_features, features_of_file, is_features, read_features
 from headwater.errors import DataError, HeadwaterError, UsageError
 from headwater.loading import load_upstream
 from headwater.nn.featurizer import Featurizer
@@ -25,7 +26,7 @@ from headwater.train.distributed import World, local_device
 from headwater.train.feed import Feed
 from headwater.train.probe import Probe, freeze
 from headwater.train.task import Item, Task
-from headwater.weights import read_safetensors, state_sha256
+from headwater.weights import read_header, read_safetensors, state_sha256
 
 Say = Callable[[str], None]
 
@@ -76,12 +77,37 @@ def build_probe(config: RunConfig, task: Task, upstream: Upstream, device: torch
     return probe.to(device)
 
 
+def settle_features(config: RunConfig, upstream: Upstream, items: Mapping[str, Sequence[Item]]) -> None:
+    """Make the upstream ready for what the data is, waveforms or precomputed features.
+
+    The settings say which features from here on: a finished run predicts on files, without the data it was trained on. `UsageError` where upstream and data
+    do not fit each other, `DataError` where the data is not what the settings say.
+    """
+    before = config.upstream.features
+    paths = (item.utterance.path for part in items.values() for item in part)
+    given = common_features(paths) if items else before
+    if before is not None and given != before:
+        raise DataError(f"{config.data.path}: this data is {said(given)}, and the run has {said(before)}")
+    if items or given is not None:
+        upstream.take_features(given)
+    config.upstream.features = given
+
+
+def said(features: FeatureSet | None) -> str:
+    """Features in words, None being waveforms."""
+    return "waveforms" if features is None else f"precomputed features ({features.model_dump_json()})"
+
+
 def item_reader(config: RunConfig, task: Task, upstream: Upstream) -> Callable[[Item], Tensor]:
-    """Item -> waveform (samples,) at the upstream's rate."""
+    """Item -> waveform (samples,) at the upstream's rate, or precomputed features (T, D)."""
     data, rate = config.data, task.spec.sample_rate
 
     def read_item(item: Item) -> Tensor:
         utterance = item.utterance
+        if is_features(utterance.path):
+            if (given := features_of_file(utterance.path)) != config.upstream.features:
+                raise DataError(f"{utterance.path}: {said(given)} where this run has {said(config.upstream.features)}")
+            return read_features(utterance.path)
         try:
             wav = read(
                 utterance.path,
@@ -119,15 +145,16 @@ def prepare(
     )
     weights = state_sha256(upstream)
     card = upstream.card
+    if task is None:
+        task = build_task(config)
+    if items is None:
+        items = task.corpora()
+    settle_features(config, upstream, items)
     say(
         f"upstream   {card.name}: {upstream.out_dim} dims every {1000 * upstream.stride / upstream.sample_rate:g} ms, {upstream.num_layers} hidden state(s)"
     )
-    if task is None:
-        task = build_task(config)
     about = downstreams[config.downstream]
     say(f"task       {about.name}: {about.summary}")
-    if items is None:
-        items = task.corpora()
     for note in task.notes:
         say(f"data       {note}")
     if items:
@@ -156,7 +183,7 @@ def prepare(
         keep = cost.kept
     notes = (
         [f"audio is resampled from {task.spec.sample_rate} to {upstream.sample_rate} Hz for the upstream"]
-        if scale != 1
+        if scale != 1 and config.upstream.features is None
         else []
     )
     for note in notes:
@@ -266,6 +293,10 @@ def reopen(
     other: dict[str, Any] = {}
     if data is not None:
         other = {"data": {**dict.fromkeys(OF_ONE_CORPUS), "reader": "auto", "splits": "whole", "path": data}}
+    bundled = path / "upstream.safetensors"
+    # Where bundled weights say what they are, those that the settings name need not be there any more.
+    if bundled.is_file() and read_header(bundled):
+        other["upstream"] = {"ckpt": str(bundled)}
     settings = merge(place.config().model_dump(), other, overrides)
     config = validate(RunConfig, settings)
     task = build_task(config)
@@ -277,7 +308,6 @@ def reopen(
         ) from None
     items = task.corpora() if with_data else {}
     parts = prepare(config, device=device, say=say, items=items, task=task)
-    bundled = path / "upstream.safetensors"
     if bundled.is_file():
         load_exactly(parts.upstream, bundled)
         parts.weights_sha256 = state_sha256(parts.upstream)

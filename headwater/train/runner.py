@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import re
 import sys
 import time
 from collections.abc import Sequence
@@ -16,7 +17,7 @@ import headwater
 from headwater.config import RunConfig, anchored, fingerprint
 from headwater.metrics import Metric
 from headwater.progress import bar
-from headwater.registry import downstreams, upstreams
+from headwater.registry import downstreams
 from headwater.results.bundle import copy_plugins, save_model
 from headwater.results.events import Events
 from headwater.results.files import write_bytes, write_json, write_rows
@@ -29,8 +30,9 @@ from headwater.train.task import Accumulator
 
 
 def default_name(config: RunConfig, identity: dict[str, Any]) -> str:
-    """UPSTREAM-TASK-HASH8 of what changes numbers."""
-    return f"{upstreams[config.upstream.name].name}-{downstreams[config.downstream].name}-{fingerprint(identity)[:8]}"
+    """UPSTREAM-TASK-HASH8 of what changes numbers, in letters that any file system takes."""
+    upstream = re.sub(r"[^\w.+-]+", "-", identity["upstream.name"])
+    return f"{upstream}-{downstreams[config.downstream].name}-{fingerprint(identity)[:8]}"
 
 
 def extract(parts: Prepared) -> float:
@@ -172,6 +174,7 @@ def describe(
         "upstream": {
             "name": parts.upstream.card.name,
             "weights_sha256": parts.weights_sha256,
+            "weights_file": parts.upstream.weight_file,
             "selection": selection,
             "fine_tuned": settings.trainable,
             "layer_names": list(featurizer.layer_names),
@@ -241,7 +244,7 @@ def write_run(
         write_rows(place.path / "scores" / f"{split}.jsonl", part.rows())
         for name, picture in part.pictures().items() if split != "dev" else ():
             write_bytes(place.path / "plots" / f"{name}_{split}.png", picture)
-    plugins = copy_plugins(place.path, [upstreams[parts.config.upstream.name], downstreams[parts.config.downstream]])
+    plugins = copy_plugins(place.path, [parts.upstream.card, downstreams[parts.config.downstream]])
     save_model(
         place.path, parts.probe, parts.upstream, parts.task.state(), parts.weights_sha256, plugins, bundle=bundle
     )
