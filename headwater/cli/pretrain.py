@@ -4,20 +4,117 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
+from headwater.cli import s3prl
+from headwater.cli.run import recipe_path, run_path, say
+from headwater.config import PretrainConfig, merge, parse_overrides, read_yaml, validate
 from headwater.errors import UsageError
-from headwater.registry import objectives
+from headwater.registry import add_plugin, objectives
+
+
+def parser() -> argparse.ArgumentParser:
+    top = argparse.ArgumentParser(
+        prog="run_pretrain.py",
+        description="Train an upstream without labels. What is written loads as `-u ckpt:result/pretrain/NAME`.",
+        allow_abbrev=False,
+    )
+    top.add_argument("-u", "--upstream", metavar="NAME", help="the objective (`headwater ls objectives`)")
+    top.add_argument(
+        "-g", "--upstream_config", metavar="FILE", help="YAML with settings of the model: S3PRL's config_model.yaml"
+    )
+    top.add_argument(
+        "-c",
+        "--config",
+        metavar="FILE",
+        help="YAML with all other settings, S3PRL's config_runner.yaml too, or the name of a recipe in config/pretrain/NAME",
+    )
+    top.add_argument("--data", metavar="PATH", help="a list, a corpus folder, or a folder of features")
+    top.add_argument("--limit", metavar="N", type=int, help="at most N utterances, for trying things out")
+    top.add_argument("--skip-bad-audio", action="store_true", help="go on without broken files")
+    top.add_argument(
+        "-o",
+        "--override",
+        metavar="KEY=VALUE",
+        action="append",
+        default=[],
+        help="one setting, such as optimizer.lr=1e-3; repeat it, or separate several by ,,",
+    )
+    top.add_argument("-n", "--expname", metavar="NAME", help="the run's name: result/pretrain/NAME")
+    top.add_argument("-p", "--expdir", metavar="DIR", help="the run's folder, exactly there")
+    top.add_argument("-e", "--past_exp", metavar="DIR", help="go on with this run, with its settings")
+    top.add_argument("-a", "--auto_resume", action="store_true", help="always on; kept for S3PRL's users")
+    top.add_argument("--plugin", metavar="PATH", action="append", default=[], help="a folder with an objective of yours")
+    top.add_argument("--fresh", action="store_true", help="start over where a run exists")
+    top.add_argument("--dry-run", action="store_true", help="check everything and show the plan; write nothing")
+    top.add_argument("--seed", type=int, help="of initialisation, crops, masks, order and dropout (default 1337)")
+    top.add_argument("--device", help="cpu, cuda, cuda:1 ... (default: cuda where there is one)")
+    return top
+
+
+def settings_of(args: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
+    """Command line over YAML over the objective's card, as nested settings, and notes for the user."""
+    base = read_yaml(run_path(args.past_exp) / "config.yaml") if args.past_exp is not None else {}
+    name = args.upstream or base.get("objective")
+    if not isinstance(name, str):
+        raise UsageError(f"-u NAME is needed; objectives: {', '.join(card.name for card in objectives)}")
+    card = objectives[name]
+    notes: list[str] = []
+    layers: list[dict[str, Any]] = [card.config, base]
+    if args.config is not None:
+        read, notes = s3prl.translate_pretraining(read_yaml(recipe_path(args.config, card.folder.name, "pretrain")))
+        layers.append(read)
+    if args.upstream_config is not None:
+        layers.append({"model": read_yaml(args.upstream_config)})
+    data = {"path": args.data, "limit": args.limit, "skip_bad_audio": args.skip_bad_audio or None}
+    layers.append({"objective": name, "data": {key: value for key, value in data.items() if value is not None}})
+    if args.seed is not None:
+        layers.append({"seed": args.seed})
+    overrides, more = s3prl.translate_pretraining(parse_overrides(args.override))
+    settings = merge(*layers, overrides)
+    # `model.audio=null`: a model on precomputed features has no front-end.
+    model = settings.get("model")
+    if isinstance(model, dict) and model.get("audio", {}) is None:
+        model["audio"] = {}
+    return settings, notes + more
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Find the objective. This version registers none yet: the objectives come with the models they train."""
-    parser = argparse.ArgumentParser(prog="run_pretrain.py", description="Train an upstream.", allow_abbrev=False)
-    parser.add_argument(
-        "-u", "--upstream", metavar="NAME", required=True, help="the objective (`headwater ls objectives`)"
-    )
-    args, _ = parser.parse_known_args(arguments)
-    if not objectives.names():
-        raise UsageError(
-            f"there is no pretraining objective {args.upstream!r}: this version of Headwater evaluates upstreams and trains none yet"
-        )
-    raise UsageError(f"the objective {objectives[args.upstream].name!r} cannot be trained by this version")
+    """Parse, train, say what came of it."""
+    args = parser().parse_args(list(arguments))
+    for plugin in args.plugin:
+        add_plugin(plugin)
+    settings, notes = settings_of(args)
+    for note in notes:
+        say(f"note       {note}")
+    config = validate(PretrainConfig, settings)
+    if args.expname and args.expdir:
+        raise UsageError("-n names a run in result/pretrain, -p its whole folder: give one of them")
+    if args.expname and (Path(args.expname).is_absolute() or ".." in Path(args.expname).parts):
+        raise UsageError(f"-n {args.expname}: a name in result/pretrain is needed; a folder elsewhere goes behind -p")
+    if args.expdir:
+        folder = Path(args.expdir)
+    elif args.past_exp and not args.expname:
+        folder = run_path(args.past_exp)
+    else:
+        folder = Path("result") / "pretrain" / (args.expname or objectives[config.objective].name)
+    from headwater.train.pretrain import pretrain
+
+    result = pretrain(config, folder=folder, device=args.device, fresh=args.fresh, dry_run=args.dry_run, say=say)
+    if result is not None:
+        report(result, folder)
+    return 0
+
+
+def report(result: dict[str, Any], folder: Path) -> None:
+    """The loss on speakers held out, with its interval, and what to do next."""
+    from headwater.metrics import Metric
+
+    for split, group in result["metrics"].items():
+        for name, content in group.items():
+            metric = Metric.from_json(content)
+            over = f", {metric.clusters} speakers" if metric.clusters not in (None, metric.n) else ""
+            say(f"{split:<10} {name} {metric.describe()}, n = {metric.n}{over}")
+    say(f"result     {folder / 'result.json'}; {folder / 'plots'} shows it")
+    say(f"next       python run_downstream.py -u ckpt:{folder} -d phone --data YOUR_DATA")

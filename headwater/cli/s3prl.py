@@ -131,6 +131,29 @@ def translate_config(settings: Mapping[str, Any]) -> tuple[dict[str, Any], list[
     return ours, notes
 
 
+def translate_pretraining(settings: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """S3PRL's config_runner.yaml (or overrides in its words) in ours, and notes on keys that were dropped."""
+    expert = _group(settings.get("pretrain_expert"), "pretrain_expert")
+    runner = dict(_group(settings.get("runner"), "runner"))
+    if "n_epochs" in runner:
+        epochs = runner.pop("n_epochs")
+        if isinstance(epochs, int) and epochs > 0:
+            runner["epochs"] = epochs
+    rest = {key: value for key, value in settings.items() if key not in ("pretrain_expert", "runner")}
+    ours, notes = translate_config({**rest, **({"runner": runner} if runner else {})})
+    for key, value in _group(expert.get("datarc"), "pretrain_expert.datarc").items():
+        if key == "train_batch_size":
+            ours.setdefault("batch", {}).setdefault("size", value)
+        elif key == "libri_root" and value:
+            ours.setdefault("data", {}).setdefault("path", value)
+        elif key == "max_timestep" and isinstance(value, int) and value:
+            # Frames of 10 ms: at least so many where negative, at most where positive.
+            ours.setdefault(*(("min_seconds", -value / 100) if value < 0 else ("crop_seconds", value / 100)))
+        else:
+            notes.append(f"pretrain_expert.datarc.{key} {NO_EFFECT}: --data says what is trained on")
+    return ours, notes
+
+
 def _group(settings: Any, name: str) -> Mapping[str, Any]:
     """A section as it was given; empty where it was not. `UsageError` for a single value."""
     if settings is not None and not isinstance(settings, Mapping):

@@ -11,7 +11,7 @@ from headwater.errors import HeadwaterError
 
 
 class Events:
-    """Scalars by step. Records are TFRecords: length, masked CRC of the length, an `Event`, masked CRC of the event."""
+    """Scalars and pictures by step. Records are TFRecords: length, masked CRC of the length, an `Event`, masked CRC of the event."""
 
     def __init__(self, folder: Path) -> None:
         from tensorboardX.proto.event_pb2 import Event
@@ -30,6 +30,17 @@ class Events:
         from tensorboardX.summary import scalar
 
         self._write(Event(wall_time=time.time(), step=step, summary=scalar(tag, value)))
+
+    def add_image(self, tag: str, png: bytes, step: int) -> None:
+        """A PNG picture. `HeadwaterError` where the file cannot be written."""
+        from tensorboardX.proto.event_pb2 import Event
+        from tensorboardX.proto.summary_pb2 import Summary
+
+        # Width and height stand behind the signature and the head of the first chunk.
+        width, height = struct.unpack(">II", png[16:24])
+        picture = Summary.Image(height=height, width=width, colorspace=4, encoded_image_string=png)
+        summary = Summary(value=[Summary.Value(tag=tag, image=picture)])
+        self._write(Event(wall_time=time.time(), step=step, summary=summary))
 
     def close(self) -> None:
         self._file.close()

@@ -174,6 +174,23 @@ def interval_plot(rows: Sequence[tuple[str, Metric]], *, name: str, format: Imag
     return _bytes(figure, format)
 
 
+def spectrogram_plot(frames: Mapping[str, ArrayLike], *, format: ImageFormat = "png") -> bytes:
+    """Features (T, D) over time, one panel each under its name, low dims at the bottom; all of one width share their colours."""
+    panels = {name: np.asarray(values, dtype=float) for name, values in frames.items()}
+    figure = _figure(7.2, 1.5 * len(panels))
+    first = next(iter(panels.values()))
+    for axes, (name, values) in zip(
+        figure.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0], panels.items(), strict=True
+    ):
+        low, high = np.percentile(first if values.shape == first.shape else values, (1, 99))
+        axes.imshow(values.T, origin="lower", aspect="auto", cmap="magma", vmin=low, vmax=high, interpolation="nearest")
+        axes.set_ylabel(name, color=INK, fontsize=9)
+        axes.set_yticks([])
+        axes.tick_params(colors=INK, labelsize=8, length=3, width=0.6)
+    axes.set_xlabel("frame", color=INK, fontsize=9)
+    return _bytes(figure, format)
+
+
 def _figure(width: float, height: float) -> Figure:
     from matplotlib.figure import Figure
 

@@ -15,7 +15,7 @@ from typing import Any
 import yaml
 from filelock import FileLock, Timeout
 
-from headwater.config import RunConfig, read_yaml, validate
+from headwater.config import RunConfig, TrainingConfig, read_yaml, validate
 from headwater.errors import DataError, HeadwaterError, UsageError
 from headwater.results.files import write_bytes, write_json
 
@@ -37,10 +37,10 @@ _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class RunFolder:
-    """One evaluation on disk. Nothing is created before `begin`."""
+    """One evaluation on disk, or with another `kind` of settings one pretraining. Nothing is created before `begin`."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, kind: type[TrainingConfig] = RunConfig) -> None:
+        self.path, self.kind = path, kind
         self._lock: FileLock | None = None
         self._made = False
 
@@ -92,12 +92,12 @@ class RunFolder:
     def _configured(self) -> bool:
         """Whether config.yaml is one of ours: a run that was killed right at its start has nothing else."""
         try:
-            self.config()
+            validate(self.kind, read_yaml(self.path / "config.yaml"))
         except HeadwaterError:
             return False
         return True
 
-    def begin(self, config: RunConfig, identity: Mapping[str, Any], *, fresh: bool) -> None:
+    def begin(self, config: TrainingConfig, identity: Mapping[str, Any], *, fresh: bool) -> None:
         """Create the folder, lock it against other processes, and write the settings. `release` belongs to it, whether it succeeds or not."""
         self._made = not self.path.exists()
         try:

@@ -12,7 +12,8 @@ from headwater.data.corpus import Corpus, Utterance, drop_small_speakers
 from headwater.data.measure import audio_sha256, measure
 from headwater.data.readers import read_corpus
 from headwater.data.splits import ensure_splits
-from headwater.errors import DataError
+from headwater.data.text import some
+from headwater.errors import DataError, nearest
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ def load_corpus(data: DataConfig, demo: Callable[[], Corpus]) -> Corpus:
             corpus.utterances,
             "no --data: this is the demo, synthetic speech; its numbers say nothing about human speech",
         )
-    return read_corpus(
+    corpus = read_corpus(
         data.path,
         root=data.root,
         reader=data.reader,
@@ -64,6 +65,25 @@ def load_corpus(data: DataConfig, demo: Callable[[], Corpus]) -> Corpus:
         test_list=data.test_list,
         split_file=data.split_file,
     )
+    return only(corpus, data.where)
+
+
+def only(corpus: Corpus, where: Mapping[str, str]) -> Corpus:
+    """The utterances whose columns say what `where` says. `DataError` where there is no such column or no such row."""
+    for column, value in where.items():
+        found = Counter(utterance.labels.get(column) for utterance in corpus.utterances)
+        if set(found) <= {None}:
+            columns = sorted({name for utterance in corpus.utterances for name in utterance.labels})
+            raise DataError(f"data.where: {corpus.name} has no column {column!r}.{nearest(column, columns)}")
+        if value not in found:
+            raise DataError(
+                f"data.where: no row of {corpus.name} says {value!r} in the column {column!r}; there are {some(sorted(map(str, found)))}"
+            )
+        kept = [utterance for utterance in corpus.utterances if utterance.labels.get(column) == value]
+        corpus = corpus.with_utterances(
+            kept, f"{len(kept)} of {len(corpus.utterances)} utterances say {value} in the column {column}"
+        )
+    return corpus
 
 
 def measured(

@@ -1,0 +1,300 @@
+"""One pretraining from settings to an upstream: data, objective, training, the weight file, and what is to be seen of it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import headwater
+from headwater.audio import read
+from headwater.config import DataConfig, FeatureSet, PretrainConfig, anchored, fingerprint, numbers, validate
+from headwater.data.demo import demo_corpus
+from headwater.data.features import common_features, count_frames, is_features, read_features
+from headwater.data.measure import audio_sha256, measure
+from headwater.errors import DataError, UsageError
+from headwater.metrics import evaluate
+from headwater.registry import objectives
+from headwater.results.events import Events
+from headwater.results.files import write_bytes, write_json, write_rows
+from headwater.results.run import RunFolder
+from headwater.train.checkpoint import Checkpoint
+from headwater.train.corpora import load_corpus, spread
+from headwater.train.distributed import World, local_device
+from headwater.train.loop import Standing, Trainer
+from headwater.train.objective import Objective
+from headwater.train.parts import Say
+from headwater.train.pretraining import LOSS, Piece, Pretraining, Source, hold_out
+from headwater.train.runner import versions
+from headwater.weights import state_sha256
+
+
+@dataclass
+class Speech:
+    """What there is to train and to validate on, and what a result says of it."""
+
+    train: list[Piece]
+    dev: list[Piece]
+    features: FeatureSet | None
+    description: dict[str, Any]
+    notes: list[str] = field(default_factory=list)
+
+
+def read_speech(config: PretrainConfig, rate: int) -> Speech:
+    """The utterances that the settings name, measured, and some speakers held out unless the data states a dev split.
+
+    Raises DataError where nothing is left.
+    """
+    data = config.data
+    corpus = load_corpus(data, demo_corpus)
+    features = common_features(utterance.path for utterance in corpus.utterances)
+    rate = features.sample_rate if features is not None else rate
+    good, samples, skipped = measure(
+        corpus.utterances, sample_rate=rate, resample=data.resample, channel=data.channel, skip_bad=data.skip_bad_audio
+    )
+    notes = list(corpus.notes)
+    if skipped:
+        notes.append(f"{len(skipped)} broken file(s) skipped: {', '.join(str(path) for _, path, _ in skipped[:5])}")
+    long = [(utterance, int(size)) for utterance, size in zip(good, samples, strict=True) if size >= config.min_seconds * rate]
+    if len(long) < len(good):
+        notes.append(f"{len(good) - len(long)} utterance(s) shorter than min_seconds ({config.min_seconds:g}) left out")
+    if data.limit is not None:
+        chosen = {utterance.id for utterance in spread([utterance for utterance, _ in long], data.limit)}
+        long = [pair for pair in long if pair[0].id in chosen]
+        notes.append(f"limited to {data.limit} utterances: for trying out")
+    if not long:
+        raise DataError(f"{data.path or corpus.name}: no utterance is left to train on")
+    stated = "train" in corpus.splits()
+    if stated and "dev" in corpus.splits():
+        held = {utterance.id for utterance, _ in long if utterance.split == "dev"}
+    else:
+        held = hold_out(
+            [utterance for utterance, _ in long], [size / rate for _, size in long], config.dev_share, config.seed
+        )
+    # A corpus with splits of its own keeps its tests out of pretraining.
+    kept = [pair for pair in long if not stated or pair[0].split in ("train", "dev")]
+    if len(kept) < len(long):
+        notes.append(f"{len(long) - len(kept)} utterance(s) of test splits left out")
+    size_of = {
+        utterance.id: count_frames(utterance.path, features) if features is not None else size
+        for utterance, size in kept
+    }
+    parts = {
+        name: [Piece(utterance, size_of[utterance.id]) for utterance, _ in kept if (utterance.id in held) == (name == "dev")]
+        for name in ("train", "dev")
+    }
+    seconds = {utterance.id: size / rate for utterance, size in kept}
+    description = {
+        "name": corpus.name,
+        "reader": corpus.reader,
+        "path": data.path,
+        "sha256": fingerprint(corpus.sha256(), audio_sha256(good), sorted(size_of.items())),
+        "splits": {
+            name: {
+                "utterances": len(part),
+                "seconds": round(sum(seconds[piece.utterance.id] for piece in part), 2),
+                "speakers": len({piece.utterance.speaker for piece in part} - {None}) or None,
+            }
+            for name, part in parts.items()
+        },
+        "skipped": [{"id": name, "path": str(path), "reason": reason} for name, path, reason in skipped],
+    }
+    return Speech(parts["train"], parts["dev"], features, description, notes)
+
+
+def reader(data: DataConfig, rate: int) -> Callable[[Piece], Tensor]:
+    """Piece -> waveform (samples,) or features (T, D)."""
+
+    def read_piece(piece: Piece) -> Tensor:
+        utterance = piece.utterance
+        if is_features(utterance.path):
+            return read_features(utterance.path)
+        return read(
+            utterance.path,
+            start=utterance.start,
+            end=utterance.end,
+            sample_rate=rate,
+            resample=data.resample,
+            channel=data.channel,
+        )
+
+    return read_piece
+
+
+@dataclass
+class Prepared:
+    """All parts of a pretraining, put together but not yet run."""
+
+    config: PretrainConfig
+    objective: Objective
+    work: Pretraining
+    speech: Speech
+    device: torch.device
+    world: World
+    notes: list[str]
+
+
+def prepare(config: PretrainConfig, *, device: str | None, say: Say) -> Prepared:
+    """Read the data and build the model. Nothing is written."""
+    where = local_device(device)
+    world = World(where)
+    say = say if world.first else lambda line: None
+    card = objectives[config.objective]
+    expert = card.load()
+    if not (isinstance(expert, type) and issubclass(expert, Objective)):
+        raise UsageError(f"objective {card.name!r}: {card.expert} is no headwater Objective")
+    settings = validate(expert.Config, config.model, "model")
+    say(f"objective  {card.name}: {card.summary}")
+    speech = read_speech(config, 16000)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        objective = expert(settings, speech.features)
+    config.model = settings.model_dump(mode="json")
+    features = speech.features
+    if features is None and objective.sample_rate != 16000:
+        speech = read_speech(config, objective.sample_rate)
+    rate = float(objective.sample_rate) if features is None else features.sample_rate / features.stride
+    crop = objective.crop if config.crop_seconds is None else round(config.crop_seconds * objective.sample_rate)
+    if crop is not None and features is not None:
+        crop //= features.stride
+    frames: Callable[[int], int] = objective.frames if features is None else int
+    train = [piece for piece in speech.train if not objective.too_short(frames(min(piece.size, crop or piece.size)))]
+    dev = [piece for piece in speech.dev if not objective.too_short(frames(min(piece.size, crop or piece.size)))]
+    notes = list(speech.notes)
+    if short := len(speech.train) + len(speech.dev) - len(train) - len(dev):
+        notes.append(f"{short} utterance(s) too short to mask skipped")
+    if not train:
+        raise DataError(f"{config.data.path or 'the data'}: every utterance is too short to mask")
+    for note in notes:
+        say(f"data       {note}")
+    for name, part in speech.description["splits"].items():
+        people = f", {part['speakers']} speakers" if part["speakers"] else ""
+        say(f"{name:<10} {part['utterances']} utterances, {part['seconds'] / 60:.1f} min{people}")
+    count = sum(parameter.numel() for parameter in objective.parameters())
+    say(f"model      {count / 1e6:.2f} M parameters; crops of {'whole utterances' if crop is None else f'{crop / rate:g} s'}")
+    source = Source(reader(config.data, objective.sample_rate), objective.level, config.store.memory_gib * 2**30)
+    work = Pretraining(
+        objective.to(where), source, train, dev, config, crop=crop, rate=rate, world=world, device=where
+    )
+    return Prepared(config, objective, work, replace(speech, train=train, dev=dev), where, world, notes)
+
+
+def identity_of(parts: Prepared) -> dict[str, Any]:
+    """What a pretraining is: the version, the settings that change numbers, the content of its data."""
+    return {
+        "headwater": headwater.__version__,
+        **numbers(parts.config),
+        "objective": objectives[parts.config.objective].name,
+        "data.sha256": parts.speech.description["sha256"],
+        "ranks": parts.world.ranks,
+        "init_sha256": state_sha256(parts.objective),
+    }
+
+
+def pretrain(
+    config: PretrainConfig, *, folder: Path, device: str | None, fresh: bool, dry_run: bool, say: Say
+) -> dict[str, Any] | None:
+    """Train, or go on where the same command was stopped. Returns the result; None after a dry run and on other ranks than the first.
+
+    Raises UsageError, DataError, HeadwaterError; see `headwater.errors`.
+    """
+    started = time.monotonic()
+    parts = prepare(config, device=device, say=say)
+    identity = identity_of(parts)
+    place = RunFolder(folder, PretrainConfig)
+    world = parts.world
+    if world.first:
+        place.check(identity, fresh=fresh)
+    if world.gather(place.begun and place.finished and not fresh)[0]:
+        world.close()
+        say(f"finished   {place.path} holds this run already; --fresh starts it over")
+        return place.result() if world.first else None
+    if dry_run:
+        say(f"dry run    all parts fit together; nothing was trained or written (the run would go to {place.path})")
+        return None
+    try:
+        if world.first:
+            place.begin(anchored(config), identity, fresh=fresh)
+        world.barrier()
+        standing = train(parts, place)
+        rows = parts.work.losses() if parts.work.dev else []
+        if not world.first:
+            return None
+        result = describe(parts, standing, rows, time.monotonic() - started)
+        write_run(parts, place, rows, result)
+        return result
+    finally:
+        place.release()
+        world.close()
+
+
+def train(parts: Prepared, place: RunFolder) -> Standing:
+    """The loop, from the seed or from where the folder's checkpoint stands."""
+    world, device = parts.world, parts.device
+    events = Events(place.path) if world.first else None
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(parts.config.seed + 1000003 * (1 + world.rank))
+        trainer = Trainer(
+            parts.work,
+            parts.config,
+            world=world,
+            device=device,
+            checkpoint=Checkpoint(place.path / "checkpoint"),
+            events=events,
+        )
+        try:
+            return trainer.fit()
+        finally:
+            if events is not None:
+                events.close()
+
+
+def describe(parts: Prepared, standing: Standing, rows: list[dict[str, Any]], seconds: float) -> dict[str, Any]:
+    """`result.json`, schema 1; docs/pretrain.md explains its keys."""
+    config = parts.config
+    metrics = {"dev": {name: metric.to_json() for name, metric in evaluate((LOSS,), rows, seed=0).items()}} if rows else {}
+    return {
+        "schema": 1,
+        "status": "done",
+        "objective": {"name": objectives[config.objective].name, "upstream": parts.objective.upstream},
+        "weights_sha256": state_sha256(parts.objective),
+        "data": parts.speech.description,
+        "metrics": metrics,
+        "best_step": standing.best_step,
+        "steps": standing.step,
+        "history": standing.history,
+        "seed": config.seed,
+        "parameters": sum(parameter.numel() for parameter in parts.objective.parameters()),
+        "config_sha256": fingerprint(config.model_dump(mode="json")),
+        "timing": {"train_s": round(standing.seconds, 3), "total_s": round(seconds, 3)},
+        "versions": versions(parts.device),
+        "notes": parts.notes,
+    }
+
+
+def write_run(parts: Prepared, place: RunFolder, rows: list[dict[str, Any]], result: dict[str, Any]) -> None:
+    """Scores, weights, pictures; then `result.json`, which makes a run finished."""
+    from headwater.results.plots import learning_curve
+
+    if rows:
+        write_rows(place.path / "scores" / "dev.jsonl", rows)
+    data = result["data"]
+    facts = {
+        "trained_on": {key: data[key] for key in ("name", "sha256", "splits")},
+        "steps": result["best_step"],
+        "seed": result["seed"],
+        "version": headwater.__version__,
+    }
+    parts.objective.export(place.path / "model.safetensors", facts)
+    losses = [(row["step"], row["loss"]) for row in result["history"] if "loss" in row]
+    dev = [(row["step"], row["dev"][LOSS.name]) for row in result["history"] if "dev" in row]
+    curve = learning_curve(losses, dev, metric=LOSS.name, best_step=result["best_step"])
+    write_bytes(place.path / "plots" / "learning_curve.svg", curve)
+    if (picture := parts.work.picture()) is not None:
+        write_bytes(place.path / "plots" / "reconstruction.png", picture)
+    write_json(place.path / "result.json", result)

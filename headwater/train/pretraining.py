@@ -1,0 +1,226 @@
+"""An objective at work: crops of waveforms in batches, drawn anew each epoch, and the loss on speakers held out."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from headwater.audio.frontends import normalise_level
+from headwater.config import PretrainConfig
+from headwater.data.batching import deal, plan_evaluation
+from headwater.data.corpus import Utterance
+from headwater.errors import HeadwaterError
+from headwater.metrics.measures import Ratio
+from headwater.metrics.rows import Table
+from headwater.store.features import READERS, enough_memory
+from headwater.train.distributed import World
+from headwater.train.loop import autocast
+from headwater.train.objective import Objective, Share
+from headwater.train.work import Portion, Work
+
+LOSS = Ratio("loss", "sum", "count", unit="", higher_is_better=False)
+_CROPS, _MASKS, _DEV = 0xC409, 0x3A5C, 0xDE7  # name the generators of a run
+
+
+@dataclass(frozen=True)
+class Piece:
+    """An utterance and its size: samples of a waveform, or frames of features."""
+
+    utterance: Utterance
+    size: int
+
+
+@dataclass(frozen=True)
+class Crops:
+    """Waveforms (samples,) or features (T, D) of a share, on the training device, and what the objective must know of the batch."""
+
+    wavs: list[Tensor]
+    share: Share
+
+
+class Source:
+    """Utterances as they are trained on: at their level, whole, kept in memory as long as `budget` bytes are not spent.
+
+    read: piece -> waveform or features, called from several threads. level: see `Objective`.
+    """
+
+    def __init__(self, read: Callable[[Piece], Tensor], level: float | None, budget: float) -> None:
+        self.read, self.level, self.left = read, level, budget
+        self._held: dict[str, Tensor] = {}
+
+    def __call__(self, piece: Piece) -> Tensor:
+        held = self._held.get(piece.utterance.id)
+        if held is not None:
+            return held
+        wav = self.read(piece)
+        # A file whose header promises more than it holds would shift the crops of a resumed run.
+        if len(wav) != piece.size:
+            raise HeadwaterError(f"{piece.utterance.path} has {len(wav)} samples now and had {piece.size} before")
+        if self.level is not None and wav.dim() == 1:
+            wav = normalise_level(wav, self.level)
+        if (size := wav.numel() * wav.element_size()) <= self.left:
+            self.left -= size
+            self._held[piece.utterance.id] = wav
+        return wav
+
+    def ahead(self, groups: Sequence[Sequence[Piece]]) -> Iterator[list[Tensor]]:
+        """The waveforms of each group, read by threads a little ahead."""
+        pool = ThreadPoolExecutor(READERS)
+        try:
+            pending = []
+            for group in groups:
+                pending.append([pool.submit(self, piece) for piece in group])
+                if len(pending) > READERS:
+                    yield [future.result() for future in pending.pop(0)]
+            for futures in pending:
+                yield [future.result() for future in futures]
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+class Pretraining(Work[Crops]):
+    """Trains an objective. Crops, masks and the order of batches are functions of the seed and the place in training, so a place is all a resume needs.
+
+    crop: size of the longest piece, as `Piece.size` counts; None for whole utterances. rate: what `Piece.size` counts a second.
+    """
+
+    def __init__(
+        self,
+        objective: Objective,
+        source: Source,
+        train: Sequence[Piece],
+        dev: Sequence[Piece],
+        config: PretrainConfig,
+        *,
+        crop: int | None,
+        rate: float,
+        world: World,
+        device: torch.device,
+    ) -> None:
+        self.module, self.objective, self.source = objective, objective, source
+        self.train, self.dev, self.config = train, dev, config
+        self.crop, self.rate, self.world, self.device = crop, rate, world, device
+        self.durations = np.array([self._size(piece) / rate for piece in train])
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        return self.objective.parameter_groups(self.config.optimizer.weight_decay)
+
+    def ready(self, portions: Sequence[Portion]) -> Iterator[Crops]:
+        places: dict[int, np.ndarray] = {
+            epoch: np.random.default_rng([self.config.seed, _CROPS, epoch]).random(len(self.train))
+            for epoch in {portion.epoch for portion in portions}
+        }
+        groups = [[self.train[index] for index in portion.share] for portion in portions]
+        for portion, wavs in zip(portions, self.source.ahead(groups), strict=True):
+            own, place = portion.share, places[portion.epoch]
+            cut = [self._cut(wav, place[index]) for wav, index in zip(wavs, own, strict=True)]
+            # A share that only keeps step is a batch of its own.
+            batch, rank, ranks = (portion.batch, portion.rank, portion.ranks) if portion.weight else (own, 0, 1)
+            seeds = (_MASKS, portion.epoch, portion.number)
+            yield self._crops(cut, [self.train[index] for index in batch], seeds, rank, ranks)
+
+    def loss(self, module: nn.Module, ready: Crops) -> tuple[Tensor, Tensor]:
+        sums, counts = module(ready.wavs, ready.share)
+        return sums.sum(), counts.sum()
+
+    def evaluate(self) -> tuple[str, float] | None:
+        if not self.dev:
+            return None
+        return LOSS.name, LOSS.value(Table(self.losses()))
+
+    def losses(self) -> list[dict[str, Any]]:
+        """The loss on each utterance held out, under the same masks whenever it is asked: rows with id, speaker, sum and count (elements)."""
+        sizes = np.array([self._size(piece) / self.rate for piece in self.dev])
+        batch = self.config.batch
+        plan = plan_evaluation(sizes, size=batch.size, max_seconds=batch.seconds)
+        world = self.world
+        shares = [deal(part, world.rank, world.ranks) for part in plan]
+        groups = [[self.dev[index] for index in share] for share in shares]
+        mode = self.module.training
+        self.module.eval()
+        rows: list[dict[str, Any]] = []
+        with torch.no_grad(), enough_memory("lower batch.seconds or batch.size"):
+            wavs = self.source.ahead(groups)
+            for number, (part, group) in enumerate(zip(plan, groups, strict=True)):
+                # The first piece of each, not a random one.
+                cut = [self._cut(wav, 0.0) for wav in next(wavs)]
+                if not group:
+                    continue
+                pieces = [self.dev[index] for index in part]
+                crops = self._crops(cut, pieces, (_DEV, number), world.rank, world.ranks)
+                with autocast(self.config, self.device):
+                    sums, counts = self.objective(crops.wavs, crops.share)
+                for piece, total, count in zip(group, sums.tolist(), counts.tolist(), strict=True):
+                    about = {"id": piece.utterance.id, "speaker": piece.utterance.speaker}
+                    rows.append({**about, "sum": total, "count": count})
+        self.module.train(mode)
+        return sorted((row for part in world.gather(rows) for row in part), key=lambda row: str(row["id"]))
+
+    def illustrate(self, events: Any, step: int) -> None:
+        if (picture := self.picture()) is not None:
+            events.add_image("reconstruction", picture, step)
+
+    def picture(self) -> bytes | None:
+        """What the module makes of the first utterance held out (of the training data where there is none)."""
+        piece = (self.dev or self.train)[0]
+        mode = self.module.training
+        self.module.eval()
+        try:
+            return self.objective.picture(self._cut(self.source(piece), 0.0).to(self.device))
+        finally:
+            self.module.train(mode)
+
+    def _size(self, piece: Piece) -> int:
+        return piece.size if self.crop is None else min(piece.size, self.crop)
+
+    def _cut(self, wav: Tensor, place: float) -> Tensor:
+        """The crop that starts at `place` (0 to 1) of where one can."""
+        if self.crop is None or len(wav) <= self.crop:
+            return wav
+        start = int(place * (len(wav) - self.crop + 1))
+        return wav[start : start + self.crop]
+
+    def _crops(
+        self, wavs: list[Tensor], batch: Sequence[Piece], seeds: tuple[int, ...], rank: int, ranks: int
+    ) -> Crops:
+        """To the device in one piece: many small copies would keep a GPU waiting."""
+        sizes = [self._size(piece) for piece in batch]
+        counts = sizes if self.objective.features is not None else [self.objective.frames(size) for size in sizes]
+        generator = torch.Generator(self.device)
+        state = np.random.SeedSequence([self.config.seed, *seeds]).generate_state(2, np.uint32)
+        generator.manual_seed(int(state[0]) << 32 | int(state[1]))
+        lengths = torch.tensor(counts, device=self.device)
+        moved = torch.cat(wavs).to(self.device, non_blocking=True) if wavs else torch.empty(0)
+        split = list(moved.split([len(wav) for wav in wavs])) if wavs else []
+        return Crops(split, Share(lengths, rank, ranks, generator))
+
+
+def hold_out(utterances: Sequence[Utterance], seconds: Sequence[float], share: float, seed: int) -> set[str]:
+    """Ids of utterances to validate on, whole speakers that together have about `share` of the audio.
+
+    Speakers are drawn by a generator of the seed. One who alone has more than twice the share is too dear to be set aside. Utterances without a speaker
+    count as speakers of their own.
+    """
+    of_speaker: dict[str, list[int]] = defaultdict(list)
+    for number, utterance in enumerate(utterances):
+        of_speaker[utterance.speaker if utterance.speaker is not None else f"\0{utterance.id}"].append(number)
+    total = sum(seconds)
+    names = sorted(of_speaker)
+    chosen: set[str] = set()
+    held = 0.0
+    for index in np.random.default_rng([seed, _DEV]).permutation(len(names)):
+        numbers = of_speaker[names[index]]
+        size = sum(seconds[number] for number in numbers)
+        if held >= share * total or len(names) < 2:
+            break
+        if size <= 2 * share * total:
+            held += size
+            chosen |= {utterances[number].id for number in numbers}
+    return chosen
