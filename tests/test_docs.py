@@ -130,7 +130,6 @@ def shell(
             with monkeypatch.context() as patch:
                 if quick:  # drawing takes longer than twenty steps, and has tests of its own
                     patch.setattr("headwater.results.plots.confusion_plot", lambda *arguments, **settings: PIXEL)
-                    patch.setattr(preprocess_commands, "_processes", lambda asked: 1)
                 code = guarded(main, [*words, *(QUICK if training and quick else [])])
         except SystemExit as ended:
             code = int(ended.code or 0)

@@ -104,9 +104,9 @@ def read_frame_labels(
         )
         if not files:
             raise DataError(f"{path} holds no .lab and no .TextGrid file")
-        return _from_intervals(files, num_samples or {}, named, tier, strip_stress)
+        return labels_of_files(files, num_samples or {}, named, tier, strip_stress)
     if path.suffix.lower() in _INTERVAL_SUFFIXES:
-        return _from_intervals([path], num_samples or {}, named, tier, strip_stress)
+        return labels_of_files([path], num_samples or {}, named, tier, strip_stress)
     return _read_cpc(path, named)
 
 
@@ -171,9 +171,14 @@ def _read_cpc(path: Path, classes: tuple[str, ...] | None) -> FrameLabels:
     return FrameLabels(labels, classes, notes=tuple(notes))
 
 
-def _from_intervals(
-    files: list[Path], num_samples: Mapping[str, int], classes: tuple[str, ...] | None, tier: str, strip_stress: bool
+def labels_of_files(
+    files: Sequence[Path],
+    num_samples: Mapping[str, int],
+    classes: tuple[str, ...] | None = None,
+    tier: str = "phones",
+    strip_stress: bool = True,
 ) -> FrameLabels:
+    """`read_frame_labels` for interval files whatever they are called; all but TextGrids are lines `start end name`."""
     read: dict[str, Intervals] = {}
     for file in files:
         intervals = read_interval_file(file, tier=tier, strip_stress=strip_stress)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from headwater.data.corpus import Utterance
+from headwater.data.features import count_frames, features_of_file, is_features, num_samples, read_features
 from headwater.errors import DataError
 from headwater.progress import progress
 
@@ -105,10 +106,13 @@ def _blocks(path: Path) -> bytes:
 
 
 def _header(path: Path) -> AudioInfo | str:
-    """The header, or what is wrong."""
+    """The header, or what is wrong. Features stand for the sound they were made of."""
     from headwater import audio
 
     try:
+        if is_features(path):
+            about = features_of_file(path)
+            return audio.AudioInfo(num_samples(count_frames(path, about), about), about.sample_rate, 1)
         return audio.info(path)
     except DataError as error:
         return str(error)
@@ -127,14 +131,17 @@ def _decodable(
 
     def fault(utterance: Utterance) -> str | None:
         try:
-            audio.read(
-                utterance.path,
-                start=utterance.start,
-                end=utterance.end,
-                sample_rate=sample_rate,
-                resample=resample,
-                channel=channel,  # type: ignore[arg-type]
-            )
+            if is_features(utterance.path):
+                read_features(utterance.path)
+            else:
+                audio.read(
+                    utterance.path,
+                    start=utterance.start,
+                    end=utterance.end,
+                    sample_rate=sample_rate,
+                    resample=resample,
+                    channel=channel,  # type: ignore[arg-type]
+                )
         except DataError as error:
             return str(error)
         return None
@@ -150,6 +157,10 @@ def _objection(
     utterance: Utterance, header: AudioInfo, sample_rate: int, resample: bool, channel: str | int
 ) -> str | None:
     """Why `headwater.audio.read` would refuse this utterance, as far as its header tells."""
+    if is_features(utterance.path):
+        if utterance.start is None and utterance.end is None:
+            return None
+        return f"{utterance.path} holds features, which are read as a whole: {utterance.id} cannot be a part of it"
     if header.sample_rate != sample_rate and not resample:
         return f"{utterance.path} has a sample rate of {header.sample_rate} Hz, but {sample_rate} Hz is needed (-o data.resample=true resamples)"
     if channel == "single" and header.channels > 1:

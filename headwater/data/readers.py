@@ -8,12 +8,13 @@ from dataclasses import replace
 from pathlib import Path
 
 from headwater.data.corpus import Corpus
+from headwater.data.features import ABOUT, read_features_folder
 from headwater.data.tables import read_csv, read_kaldi
 from headwater.data.text import lines, some
 from headwater.data.trees import LAYOUTS, read_tree
 from headwater.errors import DataError, UsageError, nearest
 
-READERS = ("auto", "csv", "librispeech", "voxceleb", "kaldi", "folder", "files")
+READERS = ("auto", "csv", "librispeech", "voxceleb", "kaldi", "features", "folder", "files")
 _LIST_SEED = 1337  # S3PRL's, so that its dev split is ours
 _FOLDER_READERS = READERS[2:]
 
@@ -34,8 +35,8 @@ def read_corpus(
 
     Parameters
     ----------
-    path: a CSV or TSV file, or a folder: LibriSpeech or VoxCeleb tree, Kaldi data directory, or a folder for each
-        speaker.
+    path: a CSV or TSV file, or a folder: LibriSpeech or VoxCeleb tree, Kaldi data directory, precomputed features, or a
+        folder for each speaker.
     root: where the relative paths of a CSV file or of `wav.scp` start; by default the list's folder, or the nearest of
         its parents that holds the first file.
     reader: one of `READERS`; `auto` finds out. `files` takes any audio files, without speakers.
@@ -98,6 +99,8 @@ def _read(path: Path, root: Path | str | None, reader: str, split_file: Path | s
         raise UsageError(
             f"data.root says where the paths of a list start, and {path} is a folder of audio; leave it out"
         )
+    if reader == "features" or (reader == "auto" and (path / ABOUT).is_file()):
+        return read_features_folder(path, name)
     return read_tree(path, reader=reader, split_file=split_file, name=name)
 
 

@@ -169,7 +169,7 @@ def read_kaldi(folder: Path, *, root: Path | str | None = None, name: str | None
         if (folder / "segments").is_file()
         else {key: (key, None, None) for key in recordings}
     )
-    speakers = _utt2spk(folder / "utt2spk") if (folder / "utt2spk").is_file() else None
+    speakers = read_utt2spk(folder / "utt2spk") if (folder / "utt2spk").is_file() else None
     if speakers is not None and (missing := [key for key in parts if key not in speakers]):
         raise DataError(
             f"{folder / 'utt2spk'} has no speaker for {len(missing)} of {len(parts)} utterances: {some(missing)}"
@@ -213,7 +213,8 @@ def _segments(path: Path, recordings: dict[str, str]) -> dict[str, tuple[str, fl
     return segments
 
 
-def _utt2spk(path: Path) -> dict[str, str]:
+def read_utt2spk(path: Path) -> dict[str, str]:
+    """Speakers by utterance, from lines `UTTERANCE SPEAKER`. `DataError` with file and line of another."""
     speakers = {}
     for number, line in lines(path):
         fields = line.split()

@@ -24,6 +24,7 @@ LAYOUTS = """known layouts:
   SUBSET/SPEAKER/CHAPTER/SPEAKER-CHAPTER-UTTERANCE.flac (LibriSpeech)
   wav/idNNNNN/VIDEO/NNNNN.wav (VoxCeleb)
   a folder with wav.scp (Kaldi)
+  a folder with features.json and .npy files (precomputed features)
   SPEAKER/*.wav, or train/SPEAKER/*.wav, dev/..., test/...
   any audio files, without speakers: -o data.reader=files"""
 
@@ -56,6 +57,8 @@ def find_audio(folder: Path) -> list[Path]:
         seen = some([f"{count} x {suffix}" for suffix, count in others.most_common()]) if others else "no files"
         foreign = [suffix for suffix in _FOREIGN_SUFFIXES if others[suffix]]
         advice = f"; convert {', '.join(foreign)} to WAV or FLAC first" if foreign else ""
+        if others[".npy"]:
+            advice += "; .npy files are data where a features.json beside them says what they are (docs/preprocess.md)"
         raise DataError(f"{folder} holds no audio ({', '.join(AUDIO_SUFFIXES)}); it holds {seen}{advice}\n{LAYOUTS}")
     return sorted(found)
 
