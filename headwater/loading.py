@@ -30,7 +30,8 @@ def load_upstream(
 ) -> Upstream:
     """See `headwater.load`; `refresh` downloads again what is downloaded."""
     settings = read_yaml(config) if isinstance(config, (str, Path)) else dict(config or {})
-    found = find(name, ckpt, random=settings.get("random_weights") is not None, refresh=refresh)
+    random = settings.get("random_weights") is not None
+    found = find(name, ckpt, random=random, refresh=refresh)
     card, file = found.card, found.file
     expert = card.load()
     if isinstance(expert, type) and issubclass(expert, Upstream):
@@ -40,7 +41,7 @@ def load_upstream(
     else:
         raise UsageError(f"upstream {name!r}: {card.expert} is neither a headwater Upstream nor an nn.Module")
     model.card, model.name = card, card.name
-    if file is not None and Path(file).is_file():
+    if file is not None and Path(file).is_file() and not random:
         model.weight_file = {"name": Path(file).name, "url": found.url, "sha256": file_sha256(Path(file))}
     model.padding_invariant = model.padding_invariant and card.padding_invariant
     try:
@@ -87,7 +88,10 @@ def _official(card: Card, random: bool, refresh: bool) -> Found:
     """A card with its own weights, where any are wanted."""
     if card.needs_ckpt and not random:
         raise UsageError(f"upstream {card.name!r} needs a weight file: -k FILE, or -k URL")
-    if card.weights is None or random:
+    if card.weights is None:
+        return Found(card)
+    # A random twin of a bundled model has its architecture, which the file says; that of an official one is on the card.
+    if random and not card.weights.bundled:
         return Found(card)
     if card.weights.bundled:
         path = card.folder / card.weights.bundled

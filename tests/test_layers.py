@@ -16,7 +16,7 @@ LAYERS = [
     {"audio", "nn", "metrics", "config"},
     {"registry", "weights", "download", "pickles", "data", "store", "results"},
     {"loading"},
-    {"checks", "train", "mam", "preprocess"},
+    {"checks", "train", "mam", "preprocess", "analysis"},
     {"upstream", "downstream", "pretrain"},
     {"cli", "__main__"},
 ]

@@ -16,12 +16,14 @@ from headwater.registry import KINDS, Card, Kind, add_plugin, registries
 VERBS = {
     "run": "evaluate a representation on a task (the same as run_downstream.py)",
     "pretrain": "train an upstream (the same as run_pretrain.py)",
+    "export": "a model of Mockingjay's family as a file of S3PRL's, and back",
     "ls": "list upstreams and tasks",
     "show": "everything about one of them, its settings too",
     "fetch": "download the weights of upstreams ahead of time: `headwater fetch NAME...`",
     "check": "check an upstream, yours too, against the contract: `headwater check upstream NAME`",
     "table": "one table of many runs",
     "compare": "the paired difference of two runs",
+    "analyze": "what a representation does, without a task: `headwater analyze lnsr|attention|layers`",
     "doctor": "what is installed, and what is missing for what",
 }
 
@@ -46,6 +48,14 @@ def main(arguments: Sequence[str]) -> int:
         from headwater.cli.pretrain import main as pretrain
 
         return pretrain(rest)
+    if verb == "analyze":
+        from headwater.cli.analyze import main as analyze
+
+        return analyze(rest)
+    if verb == "export":
+        from headwater.cli.export import main as export
+
+        return export(rest)
     verbs = {"ls": _list, "show": _show, "fetch": _fetch, "check": _check, "table": _table, "compare": _compare}
     return {**verbs, "doctor": _doctor}[verb](rest)
 

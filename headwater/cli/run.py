@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from headwater.cli import s3prl
-from headwater.config import RunConfig, flatten, merge, parse_overrides, read_yaml, validate
+from headwater.config import DataConfig, RunConfig, UpstreamConfig, flatten, merge, parse_overrides, read_yaml, validate
 from headwater.errors import UsageError, nearest
 from headwater.paths import expert_root
 from headwater.registry import add_plugin, downstreams, upstreams
@@ -258,14 +258,18 @@ def main(arguments: Sequence[str]) -> int:
 
 def on_the_demo(config: RunConfig, say: Callable[[str], None]) -> RunConfig:
     """On the demo corpus a name means the small weights of its card, where it has some; the settings say which from here on."""
-    upstream = config.upstream
-    own = (config.data.path, upstream.ckpt, upstream.config.get("random_weights")) != (None, None, None)
+    return config.model_copy(update={"upstream": demo_weights(config.upstream, config.data, say)})
+
+
+def demo_weights(upstream: UpstreamConfig, data: DataConfig, say: Callable[[str], None]) -> UpstreamConfig:
+    """The upstream that a name means on this data: on the demo, the small weights of its card."""
+    own = (data.path, upstream.ckpt, upstream.config.get("random_weights")) != (None, None, None)
     if own or upstream.name.startswith("ckpt:") or not (small := upstreams[upstream.name].demo):
-        return config
+        return upstream
     say(
         f"upstream   {upstream.name}: the small demo weights ({small}), as no --data was given; with --data it is the official model"
     )
-    return config.model_copy(update={"upstream": upstream.model_copy(update={"name": small})})
+    return upstream.model_copy(update={"name": small})
 
 
 def _refuse_training_flags(args: argparse.Namespace) -> None:

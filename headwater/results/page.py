@@ -1,8 +1,13 @@
-"""The frame of every HTML page that Headwater writes: one file, no script, nothing fetched, light and dark."""
+"""The frame of every HTML page that Headwater writes, and its parts: one file, no script, nothing fetched, light and dark."""
 
 from __future__ import annotations
 
+import base64
 import html
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+IMAGE_TYPES = {".png": "image/png", ".svg": "image/svg+xml"}
 
 STYLE = """
 :root { color-scheme: light dark; --ink: #1f2937; --soft: #5b6472; --paper: #ffffff; --panel: #f5f7fa; --line: #dde2e9;
@@ -48,3 +53,33 @@ def page(title: str, body: str) -> str:
         "content=\"default-src 'none'; img-src data:; style-src 'unsafe-inline'\">\n"
         f"<title>{head}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n<main>\n<h1>{head}</h1>\n{body}\n</main>\n</body>\n</html>\n"
     )
+
+
+def section(title: str, body: str) -> str:
+    """A heading over `body`, which is HTML already; nothing without a body."""
+    return f"<section><h2>{escaped(title)}</h2>{body}</section>" if body else ""
+
+
+def figure(caption: str, image: bytes, suffix: str) -> str:
+    """An image within the page; `suffix` is one of `IMAGE_TYPES`."""
+    said, source = escaped(caption), f"data:{IMAGE_TYPES[suffix]};base64,{base64.b64encode(image).decode()}"
+    return f'<figure><img alt="{said}" src="{source}"><figcaption>{said}</figcaption></figure>'
+
+
+def bullets(items: Iterable[Any]) -> str:
+    inner = "".join(f"<li>{escaped(item)}</li>" for item in items)
+    return f"<ul>{inner}</ul>" if inner else ""
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    """A table with a head, or where `head` is empty one of facts: a name and a value that may break anywhere."""
+    kind = "" if head else ' class="fact"'
+    body = "".join("<tr>" + "".join(f"<td{kind}>{escaped(cell)}</td>" for cell in row) + "</tr>" for row in rows)
+    if not body:
+        return ""
+    names = "<tr>" + "".join(f"<th>{escaped(name)}</th>" for name in head) + "</tr>" if head else ""
+    return f'<div class="wide"><table>{names}{body}</table></div>'
+
+
+def escaped(value: Any) -> str:
+    return html.escape("" if value is None else str(value))

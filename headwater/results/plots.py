@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 ImageFormat = Literal["svg", "png"]
 
 BLUE, VERMILION, GREEN, GREY, LIGHT, INK = "#0072B2", "#D55E00", "#009E73", "#6B7280", "#E5E7EB", "#1F2937"
+SERIES = (BLUE, VERMILION, GREEN, "#CC79A7", "#E69F00", "#56B4E9", INK)
 MARKED = 20  # classes up to which the cells of a confusion matrix carry their number
 DET_TICKS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8)
 DET_POINTS = 2000
@@ -189,6 +190,81 @@ def spectrogram_plot(frames: Mapping[str, ArrayLike], *, format: ImageFormat = "
         axes.tick_params(colors=INK, labelsize=8, length=3, width=0.6)
     axes.set_xlabel("frame", color=INK, fontsize=9)
     return _bytes(figure, format)
+
+
+def layers_plot(
+    series: Mapping[str, Sequence[Metric]], layers: Sequence[str], *, name: str, format: ImageFormat = "svg"
+) -> bytes:
+    """A metric over layers, a line with its 95 % intervals for each of `series`, which may end before the last layer."""
+    figure = _figure(max(4.2, 1.6 + 0.55 * len(layers)), 3.6)
+    axes = figure.subplots()
+    for number, (label, metrics) in enumerate(series.items()):
+        colour = SERIES[number % len(SERIES)]
+        values = [metric.value for metric in metrics]
+        ends = np.array([metric.ci95 or (metric.value, metric.value) for metric in metrics])
+        places = np.arange(len(values))
+        axes.fill_between(places, *ends.T, color=colour, alpha=0.2, lw=0)
+        axes.plot(places, values, color=colour, lw=1.8, marker="o", ms=4.5, label=_short(label, 44))
+    _layer_axis(axes, layers)
+    axes.set_ylim(bottom=0)
+    _finish(axes, "", name)
+    axes.legend(frameon=False, fontsize=9, labelcolor=INK)
+    return _bytes(figure, format)
+
+
+def weights_plot(series: Mapping[str, Sequence[float]], layers: Sequence[str], *, format: ImageFormat = "svg") -> bytes:
+    """Learned layer weights, a group of bars for each layer and a colour for each of `series`."""
+    width = 0.8 / len(series)
+    figure = _figure(max(4.2, 1.6 + len(layers) * max(0.55, 0.16 * len(series))), 3.6)
+    axes = figure.subplots()
+    for number, (label, weights) in enumerate(series.items()):
+        places = np.arange(len(weights)) + (number - (len(series) - 1) / 2) * width
+        axes.bar(places, weights, 0.92 * width, color=SERIES[number % len(SERIES)], label=_short(label, 44))
+    _layer_axis(axes, layers)
+    _finish(axes, "", "weight")
+    axes.legend(frameon=False, fontsize=9, labelcolor=INK)
+    return _bytes(figure, format)
+
+
+def attention_plot(maps: Sequence[ArrayLike], titles: Sequence[Sequence[str]], *, format: ImageFormat = "png") -> bytes:
+    """Attention maps, one row (heads, S, S) a layer; queries downwards, keys to the right, each map with colours of its own."""
+    rows, columns = len(titles), len(titles[0])
+    figure = _figure(1.15 * columns, 1.35 * rows)
+    grid = figure.subplots(rows, columns, squeeze=False)
+    for layer, heads in enumerate(maps):
+        for head, values in enumerate(np.asarray(heads, dtype=float)):
+            axes = grid[layer, head]
+            axes.imshow(values, cmap="magma", vmin=0, vmax=np.quantile(values, 0.995) or 1, interpolation="nearest")
+            axes.set_title(titles[layer][head], fontsize=7, color=INK, pad=2)
+            axes.set_xticks([])
+            axes.set_yticks([])
+    return _bytes(figure, format)
+
+
+def heads_plot(measures: Mapping[str, ArrayLike], *, format: ImageFormat = "svg") -> bytes:
+    """A number of every attention head, (layers, heads) for each of `measures`, as tables with colours of their own."""
+    tables = {name: np.asarray(values, dtype=float) for name, values in measures.items()}
+    layers, heads = next(iter(tables.values())).shape
+    figure = _figure(1.1 + 0.55 * heads, len(tables) * (0.75 + 0.34 * layers))
+    for axes, (name, values) in zip(figure.subplots(len(tables), 1, squeeze=False)[:, 0], tables.items(), strict=True):
+        axes.imshow(values, cmap=_blues(), aspect="auto", interpolation="nearest")
+        middle = (values.min() + values.max()) / 2
+        for (layer, head), value in np.ndenumerate(values):
+            colour = "white" if value > middle else INK
+            axes.text(head, layer, f"{value:.2f}", ha="center", va="center", color=colour, fontsize=7.5)
+        axes.set_title(name, fontsize=10, color=INK, loc="left")
+        axes.set_xticks(range(heads), [str(head + 1) for head in range(heads)])
+        axes.set_yticks(range(layers), [str(layer + 1) for layer in range(layers)])
+        axes.set_ylabel("layer", color=INK, fontsize=9)
+        axes.tick_params(colors=INK, labelsize=8, length=0)
+        for side in axes.spines.values():
+            side.set_visible(False)
+    axes.set_xlabel("head", color=INK, fontsize=9)
+    return _bytes(figure, format)
+
+
+def _layer_axis(axes: Axes, layers: Sequence[str]) -> None:
+    axes.set_xticks(range(len(layers)), [_short(layer) for layer in layers], rotation=90 if len(layers) > 8 else 0)
 
 
 def _figure(width: float, height: float) -> Figure:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import html
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -12,11 +10,10 @@ from typing import Any
 from headwater.metrics.base import Metric, number
 from headwater.metrics.classification import confusion_matrix
 from headwater.metrics.detection import det_curve
-from headwater.results.page import page
+from headwater.results.page import IMAGE_TYPES, bullets, escaped, figure, page, section, table
 from headwater.results.table import load_metrics, load_result, read_scores
 
 MOST_CLASSES = 60  # what a confusion matrix can show legibly
-IMAGE_TYPES = {".png": "image/png", ".svg": "image/svg+xml"}
 
 
 def render(run_folder: str | Path) -> str:
@@ -31,15 +28,15 @@ def render(run_folder: str | Path) -> str:
     title = f"{result['upstream']['name']} on {result['downstream']['name']}"
     sections = [
         f'<div class="answer">{_answer(result, metrics)}</div>',
-        _section("Metrics", _metric_table(metrics)),
-        _section("Plots", _figures({**draw(folder, without=kept), **kept})),
-        _section("What each layer contributed", _layers(result["upstream"])),
-        _section("Data", _data(_mapping(result.get("data")))),
-        _section("Run", _facts(result)),
-        _section("Notes", _list(result.get("notes", []))),
-        _section("How to reproduce", _reproduction(folder)),
-        _section("Configuration", _config(folder)),
-        _section("Versions", _table(("package", "version"), sorted(_mapping(result.get("versions")).items()))),
+        section("Metrics", _metric_table(metrics)),
+        section("Plots", _figures({**draw(folder, without=kept), **kept})),
+        section("What each layer contributed", _layers(result["upstream"])),
+        section("Data", _data(_mapping(result.get("data")))),
+        section("Run", _facts(result)),
+        section("Notes", bullets(result.get("notes", []))),
+        section("How to reproduce", _reproduction(folder)),
+        section("Configuration", _config(folder)),
+        section("Versions", table(("package", "version"), sorted(_mapping(result.get("versions")).items()))),
     ]
     return page(title, "\n".join(filter(None, sections)))
 
@@ -114,7 +111,7 @@ def _answer(result: Mapping[str, Any], metrics: Mapping[str, Mapping[str, Metric
     how += ", fine-tuned with the head." if upstream.get("fine_tuned") else ", upstream frozen."
     paragraphs = [*(sentences or ["This run has no metrics."]), f"{how} Seed {result['seed']}."]
     classes = [""] * (len(paragraphs) - 1) + [' class="soft"']
-    return "".join(f"<p{kind}>{_text(paragraph)}</p>" for kind, paragraph in zip(classes, paragraphs))
+    return "".join(f"<p{kind}>{escaped(paragraph)}</p>" for kind, paragraph in zip(classes, paragraphs))
 
 
 def _verdict(system: str, name: str, split: str, metric: Metric) -> str:
@@ -144,7 +141,7 @@ def _metric_table(metrics: Mapping[str, Mapping[str, Metric]]) -> str:
             chance = "" if metric.chance is None else number(metric.chance, metric.unit)
             value = f"{number(metric.value, metric.unit)} {metric.unit}".rstrip()
             rows.append((split, name, value, ends, chance, metric.n, metric.clusters or "", metric.note or ""))
-    return _table(head, rows)
+    return table(head, rows)
 
 
 def _kept(folder: Path) -> dict[str, bytes]:
@@ -156,10 +153,7 @@ def _kept(folder: Path) -> dict[str, bytes]:
 def _figures(images: Mapping[str, bytes]) -> str:
     parts = []
     for name in sorted(images, key=lambda name: (not name.startswith("learning_curve"), name)):
-        content = images[name]
-        kind, caption = IMAGE_TYPES[Path(name).suffix.lower()], _text(Path(name).stem.replace("_", " "))
-        source = f"data:{kind};base64,{base64.b64encode(content).decode()}"
-        parts.append(f'<figure><img alt="{caption}" src="{source}"><figcaption>{caption}</figcaption></figure>')
+        parts.append(figure(Path(name).stem.replace("_", " "), images[name], Path(name).suffix.lower()))
     return "".join(parts)
 
 
@@ -169,7 +163,7 @@ def _layers(upstream: Mapping[str, Any]) -> str:
     if len(weights) < 2 or len(weights) != len(names):
         return ""
     rows = "".join(
-        f'<tr><td>{_text(name)}</td><td><meter min="0" max="{max(weights):.6f}" value="{weight:.6f}"></meter></td>'
+        f'<tr><td>{escaped(name)}</td><td><meter min="0" max="{max(weights):.6f}" value="{weight:.6f}"></meter></td>'
         f"<td>{weight:.4f}</td></tr>"
         for name, weight in zip(names, weights)
     )
@@ -185,7 +179,7 @@ def _data(data: Mapping[str, Any]) -> str:
     facts = [(key, data[key]) for key in ("name", "reader", "path", "sha256") if data.get(key) is not None]
     skipped = [str(item) for item in data.get("skipped") or []]
     return (
-        _table((), facts) + _table(head, rows) + (f"<p>Skipped: {len(skipped)}.</p>{_list(skipped)}" if skipped else "")
+        table((), facts) + table(head, rows) + (f"<p>Skipped: {len(skipped)}.</p>{bullets(skipped)}" if skipped else "")
     )
 
 
@@ -200,13 +194,13 @@ def _facts(result: Mapping[str, Any]) -> str:
         ("trained parameters", result.get("parameters")),
         *((f"{key.removesuffix('_s')} (s)", f"{value:.1f}") for key, value in _mapping(result.get("timing")).items()),
     ]
-    return _table((), [row for row in rows if row[1] is not None])
+    return table((), [row for row in rows if row[1] is not None])
 
 
 def _reproduction(folder: Path) -> str:
     command = f"python run_downstream.py -m evaluate -e {shlex.quote(str(folder))}"
     return (
-        f"<p>Score the saved model again:</p><pre>{_text(command)}</pre>"
+        f"<p>Score the saved model again:</p><pre>{escaped(command)}</pre>"
         "<p>To train it again, give the settings below as a recipe; they and the seed fix every random draw.</p>"
     )
 
@@ -216,31 +210,8 @@ def _config(folder: Path) -> str:
     if not path.is_file():
         return ""
     content = path.read_text(encoding="utf-8", errors="replace")
-    return f"<details><summary>config.yaml</summary><pre>{_text(content)}</pre></details>"
-
-
-def _section(title: str, body: str) -> str:
-    return f"<section><h2>{_text(title)}</h2>{body}</section>" if body else ""
-
-
-def _list(items: Iterable[Any]) -> str:
-    inner = "".join(f"<li>{_text(item)}</li>" for item in items)
-    return f"<ul>{inner}</ul>" if inner else ""
-
-
-def _table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    """A table with a head, or where `head` is empty one of facts: a name and a value that may break anywhere."""
-    kind = "" if head else ' class="fact"'
-    body = "".join("<tr>" + "".join(f"<td{kind}>{_text(cell)}</td>" for cell in row) + "</tr>" for row in rows)
-    if not body:
-        return ""
-    names = "<tr>" + "".join(f"<th>{_text(name)}</th>" for name in head) + "</tr>" if head else ""
-    return f'<div class="wide"><table>{names}{body}</table></div>'
+    return f"<details><summary>config.yaml</summary><pre>{escaped(content)}</pre></details>"
 
 
 def _mapping(value: Any) -> Mapping[str, Any]:
     return value if isinstance(value, Mapping) else {}
-
-
-def _text(value: Any) -> str:
-    return html.escape("" if value is None else str(value))

@@ -149,6 +149,8 @@ class RunFolder:
     def result(self) -> dict[str, Any]:
         from headwater.results.table import load_metrics, load_result
 
+        if self.kind is not RunConfig:
+            return self._json("result.json")
         result = load_result(self.path)
         for split in result["metrics"]:
             load_metrics(self.path, split)
