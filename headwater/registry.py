@@ -23,6 +23,8 @@ Kind = Literal["upstream", "downstream", "pretrain"]
 KINDS: tuple[Kind, ...] = ("upstream", "downstream", "pretrain")
 CARD_FILES = {"upstream": "cards.yaml", "downstream": "card.yaml", "pretrain": "card.yaml"}
 
+# What the base of a plugin's class is called -> its kind; all others are upstreams.
+_BASES: dict[str, Kind] = {"Task": "downstream", "Objective": "pretrain", "MaskedReconstruction": "pretrain"}
 _INSIDE = re.compile(r"(?!\.)[A-Za-z0-9_.+=-]+(/(?!\.)[A-Za-z0-9_.+=-]+)*")
 
 
@@ -178,7 +180,8 @@ def add_plugin(path: str | Path, *, replace: bool = False) -> None:
     """Register what a file or folder of the user's holds; with `replace` in the place of other plugins of the same names.
 
     A folder has `cards.yaml` (upstreams) or `card.yaml` (tasks) beside its `expert.py`, or holds such folders. A single Python file needs no card: every
-    public class at its top level is a name, of a task where its base is called `...Task`, else of an upstream. Nothing is executed before it is asked for.
+    public class at its top level is a name: of a task where its base is called `...Task`, of an objective where it is `...Objective`, else of an upstream.
+    Nothing is executed before it is asked for.
     """
     path = Path(path).expanduser().resolve()
     if path.is_file() and path.suffix == ".py":
@@ -215,7 +218,7 @@ def _add_file(path: Path, replace: bool) -> None:
     for node in classes:
         summary = (ast.get_docstring(node) or f"class {node.name} of {path.name}").splitlines()[0]
         bases = [base.attr if isinstance(base, ast.Attribute) else getattr(base, "id", "") for base in node.bases]
-        kind: Kind = "downstream" if any(base.endswith("Task") for base in bases) else "upstream"
+        kind: Kind = next((_BASES[end] for end in _BASES if any(base.endswith(end) for base in bases)), "upstream")
         card = Card(name=node.name, kind=kind, folder=path, expert=node.name, summary=summary, plugin=path)
         registries[kind].add(card, replace=replace)
 

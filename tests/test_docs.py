@@ -17,10 +17,12 @@ from conftest import ROOT
 
 from headwater.cli.main import main as headwater_main
 from headwater.cli.pretrain import main as pretrain_main
+from headwater.cli.pretrain import parser as pretrain_parser
+from headwater.cli.pretrain import settings_of as pretrain_settings_of
 from headwater.cli.run import main as run_main
 from headwater.cli.run import parser, settings_of
 from headwater.cli.shell import guarded
-from headwater.config import RunConfig, validate
+from headwater.config import PretrainConfig, RunConfig, validate
 from headwater.preprocess import commands as preprocess_commands
 from headwater.registry import downstreams, registries, upstreams
 
@@ -33,6 +35,11 @@ PAGES = [
 SKETCHES = {"docs/design.md"}  # its code shows signatures, with `...` where a reader's own values stand
 # Appended to training commands: few steps are enough to see that they run. Outputs are compared without their numbers.
 QUICK = ["-o", "runner.total_steps=20,,runner.eval_step=20"]
+QUICK_PRETRAINING = ["-o", "runner.total_steps=4,,runner.eval_step=4,,batch.size=8,,min_seconds=0"]
+TINY = [
+    *("-o", "model.transformer.hidden_size=16,,model.transformer.num_attention_heads=2"),
+    *("-o", "model.transformer.num_hidden_layers=1,,model.transformer.intermediate_size=32"),
+]
 PREPROCESS = {
     f"preprocess/{file.name}": getattr(preprocess_commands, file.stem) for file in (ROOT / "preprocess").glob("*.py")
 }
@@ -95,6 +102,14 @@ def makefile_recipe(target: str) -> str:
     return found[1].replace("$(PY)", ".venv/bin/python")
 
 
+def shortened(main: Callable[..., int], words: list[str]) -> list[str]:
+    """What makes a training command short. A run that goes on has its settings already, and an objective of a reader's has others."""
+    if main is pretrain_main:
+        return QUICK_PRETRAINING + (TINY if not {"-e", "--plugin"} & set(words) else [])
+    training = main is run_main and not {"evaluate", "predict", "inference"} & set(words) and "--dry-run" not in words
+    return QUICK if training else []
+
+
 @pytest.fixture()
 def shell(
     tmp_path: Path, demo_cache: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
@@ -121,16 +136,13 @@ def shell(
         scripts = {"run_downstream.py": run_main, "run_pretrain.py": pretrain_main, **PREPROCESS}
         main = headwater_main if words[0] == "headwater" else scripts[words[1]]
         words = words[1:] if words[0] == "headwater" else words[2:]
-        training = (
-            main is run_main and not {"evaluate", "predict", "inference"} & set(words) and "--dry-run" not in words
-        )
         forget_plugins()
         capfd.readouterr()
         try:
             with monkeypatch.context() as patch:
                 if quick:  # drawing takes longer than twenty steps, and has tests of its own
                     patch.setattr("headwater.results.plots.confusion_plot", lambda *arguments, **settings: PIXEL)
-                code = guarded(main, [*words, *(QUICK if training and quick else [])])
+                code = guarded(main, [*words, *(shortened(main, words) if quick else [])])
         except SystemExit as ended:
             code = int(ended.code or 0)
         said = capfd.readouterr()
@@ -247,6 +259,10 @@ def follow(command: str, expected: list[str], place: str, shell: Callable[[str, 
     if command.startswith("torchrun "):
         # The start of other processes is tested with the loop; here, that what they are asked to do is right.
         words = shlex.split(command)
+        if "run_pretrain.py" in words:
+            asked = pretrain_parser().parse_args(words[words.index("run_pretrain.py") + 1 :])
+            validate(PretrainConfig, pretrain_settings_of(asked)[0])
+            return
         validate(
             RunConfig, settings_of(parser().parse_intermixed_args(words[words.index("run_downstream.py") + 1 :]))[0]
         )
@@ -331,7 +347,7 @@ def test_every_key_of_a_result_is_explained(shell: Callable[[str, bool], tuple[i
 
 
 @pytest.mark.parametrize(
-    "recipe", sorted(file.relative_to(ROOT) for file in (ROOT / "config").rglob("*.yaml")), ids=str
+    "recipe", sorted(file.relative_to(ROOT) for file in (ROOT / "config" / "downstream").rglob("*.yaml")), ids=str
 )
 def test_a_recipe_is_valid_and_documented(recipe: Path) -> None:
     assert recipe.stem in in_code((ROOT / "README.md").read_text())

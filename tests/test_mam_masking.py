@@ -78,7 +78,9 @@ def test_the_distribution_of_masks_is_the_published_one(generation: str, name: s
             continue
         expected = stats[key]
         error = expected["std"] * math.sqrt(1 / case["draws"] + 1 / len(values))
-        assert float(values.mean()) == pytest.approx(expected["mean"], abs=4.5 * error + 1e-3 * expected["std"] + 1e-6), key
+        assert float(values.mean()) == pytest.approx(
+            expected["mean"], abs=4.5 * error + 1e-3 * expected["std"] + 1e-6
+        ), key
         if key in ("label_fraction", "time_labelled"):
             assert float(values.std()) == pytest.approx(expected["std"], rel=0.5, abs=1e-6), key
             assert float(values.max()) <= expected["max"] + 0.02 * abs(expected["max"]), key

@@ -22,7 +22,7 @@ def parser() -> argparse.ArgumentParser:
     )
     top.add_argument("-u", "--upstream", metavar="NAME", help="the objective (`headwater ls objectives`)")
     top.add_argument(
-        "-g", "--upstream_config", metavar="FILE", help="YAML with settings of the model: S3PRL's config_model.yaml"
+        "-g", "--upstream_config", metavar="FILE", help="YAML with all settings of the model: S3PRL's config_model.yaml"
     )
     top.add_argument(
         "-c",
@@ -45,7 +45,13 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("-p", "--expdir", metavar="DIR", help="the run's folder, exactly there")
     top.add_argument("-e", "--past_exp", metavar="DIR", help="go on with this run, with its settings")
     top.add_argument("-a", "--auto_resume", action="store_true", help="always on; kept for S3PRL's users")
-    top.add_argument("--plugin", metavar="PATH", action="append", default=[], help="a folder with an objective of yours")
+    top.add_argument(
+        "--plugin",
+        metavar="PATH",
+        action="append",
+        default=[],
+        help="a Python file or folder with an objective of yours",
+    )
     top.add_argument("--fresh", action="store_true", help="start over where a run exists")
     top.add_argument("--dry-run", action="store_true", help="check everything and show the plan; write nothing")
     top.add_argument("--seed", type=int, help="of initialisation, crops, masks, order and dropout (default 1337)")
@@ -60,24 +66,32 @@ def settings_of(args: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
     if not isinstance(name, str):
         raise UsageError(f"-u NAME is needed; objectives: {', '.join(card.name for card in objectives)}")
     card = objectives[name]
+    recipe: dict[str, Any] = {}
     notes: list[str] = []
-    layers: list[dict[str, Any]] = [card.config, base]
+    defaults = card.config
     if args.config is not None:
-        read, notes = s3prl.translate_pretraining(read_yaml(recipe_path(args.config, card.folder.name, "pretrain")))
-        layers.append(read)
+        said = read_yaml(recipe_path(args.config, card.folder.name, "pretrain"))
+        if s3prl.is_pretraining(said):
+            # S3PRL's file says how to train in full; it does not lie over how our small model is trained.
+            defaults = {"model": card.config.get("model", {})}
+        recipe, notes = s3prl.translate_pretraining(said)
+    settings = _over(_over(defaults, base), recipe)
     if args.upstream_config is not None:
-        layers.append({"model": read_yaml(args.upstream_config)})
+        settings = {**settings, "model": read_yaml(args.upstream_config)}
     data = {"path": args.data, "limit": args.limit, "skip_bad_audio": args.skip_bad_audio or None}
-    layers.append({"objective": name, "data": {key: value for key, value in data.items() if value is not None}})
+    flags: dict[str, Any] = {"data": {key: value for key, value in data.items() if value is not None}}
     if args.seed is not None:
-        layers.append({"seed": args.seed})
+        flags["seed"] = args.seed
     overrides, more = s3prl.translate_pretraining(parse_overrides(args.override))
-    settings = merge(*layers, overrides)
-    # `model.audio=null`: a model on precomputed features has no front-end.
-    model = settings.get("model")
-    if isinstance(model, dict) and model.get("audio", {}) is None:
-        model["audio"] = {}
-    return settings, notes + more
+    return merge(settings, flags, {"objective": name}, overrides), notes + more
+
+
+def _over(settings: dict[str, Any], layer: dict[str, Any]) -> dict[str, Any]:
+    """A file over other settings. A front-end is said as a whole: what is left of another one would not fit it."""
+    held, said = settings.get("model"), layer.get("model")
+    if isinstance(held, dict) and isinstance(said, dict) and "audio" in said:
+        settings = {**settings, "model": {key: value for key, value in held.items() if key != "audio"}}
+    return merge(settings, layer)
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -38,6 +38,7 @@ SCHEDULES = {
     "constant_decay_schedule_with_warmup": "constant_with_warmup",
 }
 WARMED_OPTIMIZERS = {"BertAdam_with_schedule", "AdamW_with_schedule"}
+UNBOUNDED = 1e6  # seconds: the batches of S3PRL's pretraining are bounded by their size alone
 DATA_KEYS = {
     "file_path": "path",
     "libri_root": "path",
@@ -131,6 +132,11 @@ def translate_config(settings: Mapping[str, Any]) -> tuple[dict[str, Any], list[
     return ours, notes
 
 
+def is_pretraining(settings: Mapping[str, Any]) -> bool:
+    """Whether this is S3PRL's config_runner.yaml."""
+    return "pretrain_expert" in settings
+
+
 def translate_pretraining(settings: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
     """S3PRL's config_runner.yaml (or overrides in its words) in ours, and notes on keys that were dropped."""
     expert = _group(settings.get("pretrain_expert"), "pretrain_expert")
@@ -139,16 +145,20 @@ def translate_pretraining(settings: Mapping[str, Any]) -> tuple[dict[str, Any], 
         epochs = runner.pop("n_epochs")
         if isinstance(epochs, int) and epochs > 0:
             runner["epochs"] = epochs
+    if expert and "save_step" in runner:
+        runner.setdefault("eval_step", runner["save_step"])
     rest = {key: value for key, value in settings.items() if key not in ("pretrain_expert", "runner")}
     ours, notes = translate_config({**rest, **({"runner": runner} if runner else {})})
     for key, value in _group(expert.get("datarc"), "pretrain_expert.datarc").items():
         if key == "train_batch_size":
-            ours.setdefault("batch", {}).setdefault("size", value)
+            ours["batch"] = {"size": value, "seconds": UNBOUNDED, **_group(ours.get("batch"), "batch")}
         elif key == "libri_root" and value:
             ours.setdefault("data", {}).setdefault("path", value)
         elif key == "max_timestep" and isinstance(value, int) and value:
             # Frames of 10 ms: at least so many where negative, at most where positive.
             ours.setdefault(*(("min_seconds", -value / 100) if value < 0 else ("crop_seconds", value / 100)))
+            if value > 0:
+                notes.append("pretrain_expert.datarc.max_timestep: longer utterances are cut to it here, not left out")
         else:
             notes.append(f"pretrain_expert.datarc.{key} {NO_EFFECT}: --data says what is trained on")
     return ours, notes

@@ -37,8 +37,8 @@ class Masking:
     noise: float = 0.0
 
     @property
-    def nothing(self) -> bool:
-        """Whether this policy never masks anything."""
+    def unmasked(self) -> bool:
+        """Whether nothing is ever masked: then all frames are to be reconstructed, from what noise leaves of them."""
         return self.proportion == 0 and self.band == 0
 
     def too_short(self, frames: int) -> bool:
@@ -52,6 +52,7 @@ class Masks:
 
     time: (B, T) bool, frames in spans. source: (B, T) int64, the frame that takes its place where spans are replaced. dice: (B,) in [0, 1), the fate of the
     spans. band: (B, D) bool. noise: (B, T, D), what is added; None for a policy without.
+    unmasked: see `Masking`.
     """
 
     time: Tensor
@@ -59,12 +60,15 @@ class Masks:
     dice: Tensor
     band: Tensor
     noise: Tensor | None
+    unmasked: bool = False
 
     def rows(self, rank: int, ranks: int, size: int) -> Masks:
         """One rank's share, dealt as `headwater.data.batching.deal` deals, of utterances of at most `size` frames."""
         own = slice(rank, None, ranks)
         noise = None if self.noise is None else self.noise[own, :size]
-        return Masks(self.time[own, :size], self.source[own, :size], self.dice[own], self.band[own], noise)
+        return Masks(
+            self.time[own, :size], self.source[own, :size], self.dice[own], self.band[own], noise, self.unmasked
+        )
 
     def apply(self, x: Tensor) -> Tensor:
         """(B, T, D) altered."""
@@ -80,7 +84,7 @@ class Masks:
         size = min(dim, self.band.shape[1])
         band = torch.nn.functional.pad(self.band[:, :size], (0, dim - size))
         valid = mask(lengths, self.time.shape[1])
-        return (self.time[:, :, None] | band[:, None, :]) & valid[:, :, None]
+        return (self.time[:, :, None] | band[:, None, :] | self.unmasked) & valid[:, :, None]
 
 
 def draw(policy: Masking, lengths: Tensor, dim: int, generator: torch.Generator) -> Masks:
@@ -123,7 +127,7 @@ def draw(policy: Masking, lengths: Tensor, dim: int, generator: torch.Generator)
     if policy.noise > 0:
         noise = NOISE_STD * torch.randn(batch, size, dim, generator=generator, device=device)
         noise = noise * (uniform(1) < policy.noise)
-    return Masks(covered, source, dice, band, noise)
+    return Masks(covered, source, dice, band, noise, policy.unmasked)
 
 
 def _ranking(keys: Tensor, allowed: Tensor) -> Tensor:

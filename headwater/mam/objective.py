@@ -40,17 +40,14 @@ class MaskedReconstruction(Objective):
         self.input: Frontend | None = None
         self.target: Frontend | None = None
         if features is not None:
-            if audio:
-                raise UsageError(
-                    f"this data is precomputed features ({features.kind}), so the model has no front-end: -o model.audio=null"
-                )
+            config.audio = {}  # the data is what the front-end would have made
             stride, in_dim, out_dim = features.stride, features.dim, features.dim
             self.sample_rate = features.sample_rate
         else:
             if not audio:
                 raise UsageError("model.audio is empty: say which features of the waveform the model sees")
             # The whole utterance has its level before it is cut, so the front-ends leave that alone.
-            self.level = audio.get("target_level")
+            self.level = frontend_of(audio).target_level
             audio = {key: value for key, value in audio.items() if key != "target_level"}
             self.input = frontend_of(audio)
             self.target = target_of(audio) if _other_target(audio) else None
@@ -66,14 +63,18 @@ class MaskedReconstruction(Objective):
             int(in_dim * task.mask_frequency),
             task.noise_proportion,
         )
-        if self.policy.nothing:
-            raise UsageError("model.task masks nothing: mask_proportion and mask_frequency are both 0")
+        if self.policy.unmasked and not self.policy.noise:
+            raise UsageError(
+                "model.task alters nothing: mask_proportion, mask_frequency and noise_proportion are all 0"
+            )
         if config.transformer.input_dim not in (-1, in_dim):
             raise UsageError(
                 f"model.transformer.input_dim is {config.transformer.input_dim}, and the frames have {in_dim} dims"
             )
         config.transformer.input_dim = in_dim
         self.transformer = build_transformer(config, in_dim)
+        # A crop of `sequence_length` hops may have a frame more; the weights' user cuts, training never does.
+        self.transformer.chunk = 0
         self.head = build_head(config, out_dim)
         self.distance = nn.functional.l1_loss if task.loss == "L1" else nn.functional.mse_loss
 
@@ -121,5 +122,7 @@ class MaskedReconstruction(Objective):
 
 def _other_target(audio: dict[str, Any]) -> bool:
     """Whether the target is another feature than the input; of which copy of the waveform they are made (`channel`) is no difference here."""
-    held = [{key: value for key, value in audio.get(name, {}).items() if key != "channel"} for name in ("input", "target")]
+    held = [
+        {key: value for key, value in audio.get(name, {}).items() if key != "channel"} for name in ("input", "target")
+    ]
     return "target" in audio and held[0] != held[1]

@@ -109,6 +109,14 @@ class Settings(Section):
     task: TaskSettings = Field(default_factory=lambda: TaskSettings())
     audio: dict[str, Any] = Field(default_factory=dict)
 
+    @field_validator("audio", mode="before")
+    @classmethod
+    def _said(cls, value: Any) -> Any:
+        """Without what is said to be nothing, which S3PRL's files write as None: text, to YAML."""
+        if isinstance(value, Mapping):
+            return {key: inner for key, inner in value.items() if inner not in (None, "None")}
+        return {} if value is None else value
+
     @model_validator(mode="after")
     def _agree(self) -> Settings:
         hidden = self.transformer.hidden_size
@@ -121,7 +129,6 @@ class Settings(Section):
                 "there is no front-end (audio is empty): transformer.input_dim must be the dims of the features"
             )
         self.task = self.task.model_copy(update={"position_encoding_size": hidden})
-        self.audio = {key: value for key, value in self.audio.items() if value is not None}
         return self
 
 

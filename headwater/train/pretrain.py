@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 import headwater
 from headwater.audio import read
-from headwater.config import DataConfig, FeatureSet, PretrainConfig, anchored, fingerprint, numbers, validate
+from headwater.config import DataConfig, PretrainConfig, anchored, fingerprint, numbers, validate
+from headwater.data.corpus import Corpus, Utterance
 from headwater.data.demo import demo_corpus
 from headwater.data.features import common_features, count_frames, is_features, read_features
 from headwater.data.measure import audio_sha256, measure
@@ -31,6 +33,7 @@ from headwater.train.objective import Objective
 from headwater.train.parts import Say
 from headwater.train.pretraining import LOSS, Piece, Pretraining, Source, hold_out
 from headwater.train.runner import versions
+from headwater.train.work import Portion
 from headwater.weights import state_sha256
 
 
@@ -40,55 +43,63 @@ class Speech:
 
     train: list[Piece]
     dev: list[Piece]
-    features: FeatureSet | None
     description: dict[str, Any]
     notes: list[str] = field(default_factory=list)
 
 
-def read_speech(config: PretrainConfig, rate: int) -> Speech:
-    """The utterances that the settings name, measured, and some speakers held out unless the data states a dev split.
+def crop_of(config: PretrainConfig, objective: Objective) -> int | None:
+    """Size of the longest piece that is trained on, as `Piece.size` counts; None for whole utterances."""
+    crop = objective.crop if config.crop_seconds is None else round(config.crop_seconds * objective.sample_rate)
+    if crop is not None and objective.features is not None:
+        crop //= objective.features.stride
+    return None if crop is None else max(1, crop)
+
+
+def read_speech(config: PretrainConfig, corpus: Corpus, objective: Objective, crop: int | None) -> Speech:
+    """What of a corpus the objective can be trained on, measured, and some speakers held out unless the data states a dev split.
 
     Raises DataError where nothing is left.
     """
-    data = config.data
-    corpus = load_corpus(data, demo_corpus)
-    features = common_features(utterance.path for utterance in corpus.utterances)
-    rate = features.sample_rate if features is not None else rate
+    data, features, rate = config.data, objective.features, objective.sample_rate
     good, samples, skipped = measure(
         corpus.utterances, sample_rate=rate, resample=data.resample, channel=data.channel, skip_bad=data.skip_bad_audio
     )
+    samples_of = {utterance.id: int(size) for utterance, size in zip(good, samples, strict=True)}
+    seconds = {name: size / rate for name, size in samples_of.items()}
     notes = list(corpus.notes)
     if skipped:
         notes.append(f"{len(skipped)} broken file(s) skipped: {', '.join(str(path) for _, path, _ in skipped[:5])}")
-    long = [(utterance, int(size)) for utterance, size in zip(good, samples, strict=True) if size >= config.min_seconds * rate]
-    if len(long) < len(good):
-        notes.append(f"{len(good) - len(long)} utterance(s) shorter than min_seconds ({config.min_seconds:g}) left out")
-    if data.limit is not None:
-        chosen = {utterance.id for utterance in spread([utterance for utterance, _ in long], data.limit)}
-        long = [pair for pair in long if pair[0].id in chosen]
-        notes.append(f"limited to {data.limit} utterances: for trying out")
-    if not long:
-        raise DataError(f"{data.path or corpus.name}: no utterance is left to train on")
-    stated = "train" in corpus.splits()
-    if stated and "dev" in corpus.splits():
-        held = {utterance.id for utterance, _ in long if utterance.split == "dev"}
-    else:
-        held = hold_out(
-            [utterance for utterance, _ in long], [size / rate for _, size in long], config.dev_share, config.seed
-        )
-    # A corpus with splits of its own keeps its tests out of pretraining.
-    kept = [pair for pair in long if not stated or pair[0].split in ("train", "dev")]
-    if len(kept) < len(long):
-        notes.append(f"{len(long) - len(kept)} utterance(s) of test splits left out")
+    kept, more = _wanted(config, corpus, good, seconds)
+    notes += more
     size_of = {
-        utterance.id: count_frames(utterance.path, features) if features is not None else size
-        for utterance, size in kept
+        utterance.id: samples_of[utterance.id] if features is None else count_frames(utterance.path, features)
+        for utterance in kept
     }
+    frames: Callable[[int], int] = objective.frames if features is None else int
+    usable = [
+        utterance
+        for utterance in kept
+        if not objective.too_short(frames(min(size_of[utterance.id], crop or size_of[utterance.id])))
+    ]
+    if len(usable) < len(kept):
+        notes.append(f"{len(kept) - len(usable)} utterance(s) too short to mask skipped")
+    if {"train", "dev"} <= set(corpus.splits()):
+        held = {utterance.id for utterance in usable if utterance.split == "dev"}
+    else:
+        held = hold_out(usable, [seconds[utterance.id] for utterance in usable], config.dev_share, config.seed)
     parts = {
-        name: [Piece(utterance, size_of[utterance.id]) for utterance, _ in kept if (utterance.id in held) == (name == "dev")]
+        name: [
+            Piece(utterance, size_of[utterance.id]) for utterance in usable if (utterance.id in held) == (name == "dev")
+        ]
         for name in ("train", "dev")
     }
-    seconds = {utterance.id: size / rate for utterance, size in kept}
+    if not parts["train"]:
+        reason = "every utterance is too short to mask" if kept and not usable else "no utterance is left to train on"
+        raise DataError(f"{data.path or corpus.name}: {reason} ({'; '.join(notes)})")
+    if not parts["dev"]:
+        notes.append(
+            "nothing is held out (one speaker, or none with a small share of the audio): the last weights are kept"
+        )
     description = {
         "name": corpus.name,
         "reader": corpus.reader,
@@ -104,7 +115,24 @@ def read_speech(config: PretrainConfig, rate: int) -> Speech:
         },
         "skipped": [{"id": name, "path": str(path), "reason": reason} for name, path, reason in skipped],
     }
-    return Speech(parts["train"], parts["dev"], features, description, notes)
+    return Speech(parts["train"], parts["dev"], description, notes)
+
+
+def _wanted(
+    config: PretrainConfig, corpus: Corpus, utterances: Sequence[Utterance], seconds: Mapping[str, float]
+) -> tuple[list[Utterance], list[str]]:
+    """The utterances that the settings ask for, and notes on the others. A corpus with splits of its own keeps its tests out of pretraining."""
+    notes = []
+    long = [utterance for utterance in utterances if seconds[utterance.id] >= config.min_seconds]
+    if short := len(utterances) - len(long):
+        notes.append(f"{short} utterance(s) shorter than min_seconds ({config.min_seconds:g}) left out")
+    kept = [utterance for utterance in long if utterance.split in ("train", "dev") or "train" not in corpus.splits()]
+    if tests := len(long) - len(kept):
+        notes.append(f"{tests} utterance(s) of test splits left out")
+    if config.data.limit is not None:
+        kept = spread(kept, config.data.limit)
+        notes.append(f"limited to {config.data.limit} utterances: for trying out")
+    return kept, notes
 
 
 def reader(data: DataConfig, rate: int) -> Callable[[Piece], Tensor]:
@@ -136,7 +164,6 @@ class Prepared:
     speech: Speech
     device: torch.device
     world: World
-    notes: list[str]
 
 
 def prepare(config: PretrainConfig, *, device: str | None, say: Say) -> Prepared:
@@ -150,38 +177,29 @@ def prepare(config: PretrainConfig, *, device: str | None, say: Say) -> Prepared
         raise UsageError(f"objective {card.name!r}: {card.expert} is no headwater Objective")
     settings = validate(expert.Config, config.model, "model")
     say(f"objective  {card.name}: {card.summary}")
-    speech = read_speech(config, 16000)
+    corpus = load_corpus(config.data, demo_corpus)
+    features = common_features(utterance.path for utterance in corpus.utterances)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        objective = expert(settings, speech.features)
+        objective = expert(settings, features)
     config.model = settings.model_dump(mode="json")
-    features = speech.features
-    if features is None and objective.sample_rate != 16000:
-        speech = read_speech(config, objective.sample_rate)
+    crop = crop_of(config, objective)
+    speech = read_speech(config, corpus, objective, crop)
     rate = float(objective.sample_rate) if features is None else features.sample_rate / features.stride
-    crop = objective.crop if config.crop_seconds is None else round(config.crop_seconds * objective.sample_rate)
-    if crop is not None and features is not None:
-        crop //= features.stride
-    frames: Callable[[int], int] = objective.frames if features is None else int
-    train = [piece for piece in speech.train if not objective.too_short(frames(min(piece.size, crop or piece.size)))]
-    dev = [piece for piece in speech.dev if not objective.too_short(frames(min(piece.size, crop or piece.size)))]
-    notes = list(speech.notes)
-    if short := len(speech.train) + len(speech.dev) - len(train) - len(dev):
-        notes.append(f"{short} utterance(s) too short to mask skipped")
-    if not train:
-        raise DataError(f"{config.data.path or 'the data'}: every utterance is too short to mask")
-    for note in notes:
+    for note in speech.notes:
         say(f"data       {note}")
     for name, part in speech.description["splits"].items():
         people = f", {part['speakers']} speakers" if part["speakers"] else ""
         say(f"{name:<10} {part['utterances']} utterances, {part['seconds'] / 60:.1f} min{people}")
     count = sum(parameter.numel() for parameter in objective.parameters())
-    say(f"model      {count / 1e6:.2f} M parameters; crops of {'whole utterances' if crop is None else f'{crop / rate:g} s'}")
+    say(
+        f"model      {count / 1e6:.2f} M parameters; crops of {'whole utterances' if crop is None else f'{crop / rate:g} s'}"
+    )
     source = Source(reader(config.data, objective.sample_rate), objective.level, config.store.memory_gib * 2**30)
     work = Pretraining(
-        objective.to(where), source, train, dev, config, crop=crop, rate=rate, world=world, device=where
+        objective.to(where), source, speech.train, speech.dev, config, crop=crop, rate=rate, world=world, device=where
     )
-    return Prepared(config, objective, work, replace(speech, train=train, dev=dev), where, world, notes)
+    return Prepared(config, objective, work, speech, where, world)
 
 
 def identity_of(parts: Prepared) -> dict[str, Any]:
@@ -212,9 +230,12 @@ def pretrain(
         place.check(identity, fresh=fresh)
     if world.gather(place.begun and place.finished and not fresh)[0]:
         world.close()
+        if not world.first:
+            return None
         say(f"finished   {place.path} holds this run already; --fresh starts it over")
-        return place.result() if world.first else None
+        return place.result()
     if dry_run:
+        rehearse(parts.work)
         say(f"dry run    all parts fit together; nothing was trained or written (the run would go to {place.path})")
         return None
     try:
@@ -231,6 +252,15 @@ def pretrain(
     finally:
         place.release()
         world.close()
+
+
+def rehearse(work: Pretraining) -> None:
+    """One small batch forwards and backwards, so that a dry run finds what would fail later."""
+    few = np.arange(min(4, work.config.batch.size, len(work.train)))
+    with torch.random.fork_rng(devices=[work.device] if work.device.type == "cuda" else []):
+        for ready in work.ready([Portion(0, 0, few, 0, 1)]):
+            total, count = work.loss(work.module, ready)
+            (total / count).backward()
 
 
 def train(parts: Prepared, place: RunFolder) -> Standing:
@@ -257,7 +287,9 @@ def train(parts: Prepared, place: RunFolder) -> Standing:
 def describe(parts: Prepared, standing: Standing, rows: list[dict[str, Any]], seconds: float) -> dict[str, Any]:
     """`result.json`, schema 1; docs/pretrain.md explains its keys."""
     config = parts.config
-    metrics = {"dev": {name: metric.to_json() for name, metric in evaluate((LOSS,), rows, seed=0).items()}} if rows else {}
+    metrics = (
+        {"dev": {name: metric.to_json() for name, metric in evaluate((LOSS,), rows, seed=0).items()}} if rows else {}
+    )
     return {
         "schema": 1,
         "status": "done",
@@ -273,7 +305,7 @@ def describe(parts: Prepared, standing: Standing, rows: list[dict[str, Any]], se
         "config_sha256": fingerprint(config.model_dump(mode="json")),
         "timing": {"train_s": round(standing.seconds, 3), "total_s": round(seconds, 3)},
         "versions": versions(parts.device),
-        "notes": parts.notes,
+        "notes": parts.speech.notes,
     }
 
 

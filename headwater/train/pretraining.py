@@ -16,7 +16,7 @@ from headwater.audio.frontends import normalise_level
 from headwater.config import PretrainConfig
 from headwater.data.batching import deal, plan_evaluation
 from headwater.data.corpus import Utterance
-from headwater.errors import HeadwaterError
+from headwater.errors import DataError
 from headwater.metrics.measures import Ratio
 from headwater.metrics.rows import Table
 from headwater.store.features import READERS, enough_memory
@@ -62,7 +62,8 @@ class Source:
         wav = self.read(piece)
         # A file whose header promises more than it holds would shift the crops of a resumed run.
         if len(wav) != piece.size:
-            raise HeadwaterError(f"{piece.utterance.path} has {len(wav)} samples now and had {piece.size} before")
+            what = "samples" if wav.dim() == 1 else "frames"
+            raise DataError(f"{piece.utterance.path}: {len(wav)} {what} can be read, and its header says {piece.size}")
         if self.level is not None and wav.dim() == 1:
             wav = normalise_level(wav, self.level)
         if (size := wav.numel() * wav.element_size()) <= self.left:
@@ -90,6 +91,9 @@ class Pretraining(Work[Crops]):
 
     crop: size of the longest piece, as `Piece.size` counts; None for whole utterances. rate: what `Piece.size` counts a second.
     """
+
+    # The norms of all states but the last have no part in the loss of a pre-norm model.
+    may_leave_parameters_unused = True
 
     def __init__(
         self,
@@ -146,7 +150,11 @@ class Pretraining(Work[Crops]):
         mode = self.module.training
         self.module.eval()
         rows: list[dict[str, Any]] = []
-        with torch.no_grad(), enough_memory("lower batch.seconds or batch.size"):
+        with (
+            torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []),
+            torch.no_grad(),
+            enough_memory("on held-out speech; lower batch.seconds or batch.size"),
+        ):
             wavs = self.source.ahead(groups)
             for number, (part, group) in enumerate(zip(plan, groups, strict=True)):
                 # The first piece of each, not a random one.

@@ -1,0 +1,49 @@
+"""One weight file into another form: ours into S3PRL's, and back."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from headwater.errors import UsageError
+from headwater.mam import s3prl
+from headwater.mam.model import read_weights
+from headwater.mam.settings import Settings
+from headwater.mam.weights import OURS, write_model
+from headwater.registry import upstreams
+from headwater.weights import read_header
+
+FORMS = (".ckpt", ".safetensors")
+
+
+def export(source: Path, target: Path, *, upstream: str | None = None, force: bool = False) -> str:
+    """Write the weights of a pretraining run or a weight file, head included, as the suffix of `target` says; a sentence on what came of it.
+
+    Raises:
+        UsageError: another suffix, a target that is there already, a name that is not the file's, or a model that the other form cannot hold.
+        DataError: the source is missing, broken, or of something else.
+    """
+    path = source / "model.safetensors" if source.is_dir() else source
+    if target.suffix not in FORMS:
+        raise UsageError(f"--to {target}: it must end in .ckpt (S3PRL's file) or .safetensors (ours)")
+    if target.exists() and not force:
+        raise UsageError(f"{target} is there already; --force overwrites it")
+    weights = read_weights(path)
+    ours = weights.generation == OURS
+    if ours and target.suffix == ".safetensors":
+        raise UsageError(f"{path} is a file of headwater already; copy it")
+    said = read_header(path).get("upstream") if ours else None
+    if said is not None and upstream not in (None, said):
+        raise UsageError(f"-u {upstream}: {path} says that it is of {said}; leave -u out")
+    name = upstreams[upstream or said or family(weights.settings)].name
+    if target.suffix == ".ckpt":
+        s3prl.write(target, weights.settings, weights.transformer, weights.head)
+        return f"{target}: a checkpoint of S3PRL's, for its upstream {name}_local (-k {target})"
+    write_model(target, name, weights.settings, weights.transformer, weights.head)
+    return f"{target}: {name}, from a checkpoint of S3PRL ({weights.generation}); -u ckpt:{target} loads it"
+
+
+def family(settings: Settings) -> str:
+    """Which of the three a model is by what sets them apart: shared layers, and what is altered besides time."""
+    if settings.transformer.share_layer:
+        return "audio_albert"
+    return "tera" if settings.task.mask_frequency or settings.task.noise_proportion else "mockingjay"
