@@ -269,6 +269,15 @@ def test_weights_go_to_s3prls_form_and_back_with_every_bit(run: Path, tmp_path: 
     assert {"Transformer", "SpecHead", "Upstream_Config"} <= set(file)
 
 
+def test_half_precision_halves_the_file_and_keeps_what_it_says_of_itself(run: Path, tmp_path: Path) -> None:
+    small = tmp_path / "small.safetensors"
+    assert command("export", str(run), "--to", str(small), "--half").code == 0
+    assert small.stat().st_size < 0.6 * (run / "model.safetensors").stat().st_size
+    assert read_header(small) == read_header(run / "model.safetensors")
+    for x, y in zip(states(f"ckpt:{run}"), states(f"ckpt:{small}"), strict=True):
+        torch.testing.assert_close(x, y, rtol=0, atol=5e-3)
+
+
 @pytest.mark.parametrize(
     ("kind", "band", "family"),
     [("post_norm", 0.0, "mockingjay"), ("post_norm", 0.2, "tera"), ("shared", 0.0, "audio_albert")],
@@ -290,6 +299,7 @@ def test_a_checkpoint_that_does_not_say_what_it_is_of_is_known_by_its_settings(
         (["RUN", "--to", "x.ckpt"], 2, "x.ckpt is there already; --force"),
         (["RUN", "--to", "y.pt"], 2, "must end in .ckpt"),
         (["RUN", "--to", "y.safetensors"], 2, "is a file of headwater already"),
+        (["RUN", "--to", "y.ckpt", "--half"], 2, "S3PRL's checkpoints are float32"),
         (["RUN", "--to", "y.ckpt", "-u", "mockingjay"], 2, "says that it is of tera"),
         (["x.ckpt", "--to", "y.ckpt"], 3, "x.ckpt"),
         (["RUN", "--to", "y.ckpt", "-u", "terra"], 2, "terra"),

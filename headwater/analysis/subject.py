@@ -17,9 +17,7 @@ from headwater.data.features import common_features
 from headwater.errors import DataError
 from headwater.loading import load_upstream
 from headwater.nn.upstream import Upstream
-from headwater.train.corpora import load_corpus, measured
-from headwater.train.pretrain import reader
-from headwater.train.pretraining import Piece
+from headwater.train.corpora import load_corpus, measured, read_utterance
 from headwater.train.runner import versions
 from headwater.weights import state_sha256
 
@@ -69,12 +67,11 @@ def load_subject(settings: UpstreamConfig, data: DataConfig, *, split: str, devi
     upstream.take_features(common_features(utterance.path for utterance in corpus.utterances))
     rate = upstream.sample_rate
     found = measured(corpus, data.model_copy(update={"splits": "whole"}), seed=0, rate=rate, needed=(split,))
-    read = reader(data, rate)
     return Subject(
         upstream,
         device,
         [utterance for utterance, _ in found.splits[split]],
-        lambda utterance: read(Piece(utterance, 0)),
+        lambda utterance: read_utterance(utterance, data, rate),
         corpus.root,
         {"upstream": about, "data": found.describe(data.path, rate), "versions": versions(device)},
         found.notes,

@@ -19,9 +19,10 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument(
         "-u", "--upstream", metavar="NAME", help="what a checkpoint of S3PRL, which does not say it, is of: tera, ..."
     )
+    parser.add_argument("--half", action="store_true", help="float16, in half the bytes (.safetensors)")
     parser.add_argument("--force", action="store_true", help="overwrite")
     args = parser.parse_args(list(arguments))
     from headwater.mam.export import export
 
-    print(export(args.source, args.to, upstream=args.upstream, force=args.force))
+    print(export(args.source, args.to, upstream=args.upstream, half=args.half, force=args.force))
     return 0

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import torch
+
 from headwater.errors import UsageError
 from headwater.mam import s3prl
 from headwater.mam.model import read_weights
@@ -15,8 +17,10 @@ from headwater.weights import read_header
 FORMS = (".ckpt", ".safetensors")
 
 
-def export(source: Path, target: Path, *, upstream: str | None = None, force: bool = False) -> str:
+def export(source: Path, target: Path, *, upstream: str | None = None, half: bool = False, force: bool = False) -> str:
     """Write the weights of a pretraining run or a weight file, head included, as the suffix of `target` says; a sentence on what came of it.
+
+    `half` writes float16, in half the bytes; what is computed with them is float32 as ever.
 
     Raises:
         UsageError: another suffix, a target that is there already, a name that is not the file's, or a model that the other form cannot hold.
@@ -29,17 +33,22 @@ def export(source: Path, target: Path, *, upstream: str | None = None, force: bo
         raise UsageError(f"{target} is there already; --force overwrites it")
     weights = read_weights(path)
     ours = weights.generation == OURS
-    if ours and target.suffix == ".safetensors":
-        raise UsageError(f"{path} is a file of headwater already; copy it")
-    said = read_header(path).get("upstream") if ours else None
+    if half and target.suffix == ".ckpt":
+        raise UsageError("--half: S3PRL's checkpoints are float32; write a .safetensors file")
+    if ours and target.suffix == ".safetensors" and not half:
+        raise UsageError(f"{path} is a file of headwater already; copy it, or write it in float16 with --half")
+    facts = read_header(path) if ours else {}
+    said = facts.get("upstream")
     if said is not None and upstream not in (None, said):
         raise UsageError(f"-u {upstream}: {path} says that it is of {said}; leave -u out")
     name = upstreams[upstream or said or family(weights.settings)].name
     if target.suffix == ".ckpt":
         s3prl.write(target, weights.settings, weights.transformer, weights.head)
         return f"{target}: a checkpoint of S3PRL's, for its upstream {name}_local (-k {target})"
-    write_model(target, name, weights.settings, weights.transformer, weights.head)
-    return f"{target}: {name}, from a checkpoint of S3PRL ({weights.generation}); -u ckpt:{target} loads it"
+    dtype = torch.float16 if half else torch.float32
+    write_model(target, name, weights.settings, weights.transformer, weights.head, facts=facts, dtype=dtype)
+    origin = str(path) if ours else f"a checkpoint of S3PRL ({weights.generation})"
+    return f"{target}: {name}, from {origin}; -u ckpt:{target} loads it"
 
 
 def family(settings: Settings) -> str:

@@ -7,8 +7,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
+from torch import Tensor
+
+from headwater.audio import read
 from headwater.config import DataConfig, fingerprint
 from headwater.data.corpus import Corpus, Utterance, drop_small_speakers
+from headwater.data.features import is_features, read_features
 from headwater.data.measure import audio_sha256, measure
 from headwater.data.readers import read_corpus
 from headwater.data.splits import ensure_splits
@@ -66,6 +70,23 @@ def load_corpus(data: DataConfig, demo: Callable[[], Corpus]) -> Corpus:
         split_file=data.split_file,
     )
     return only(corpus, data.where)
+
+
+def read_utterance(utterance: Utterance, data: DataConfig, rate: int) -> Tensor:
+    """Its waveform (samples,) at `rate`, or its precomputed features (T, D). `DataError` names what is broken, and how to go on without it."""
+    if is_features(utterance.path):
+        return read_features(utterance.path)
+    try:
+        return read(
+            utterance.path,
+            start=utterance.start,
+            end=utterance.end,
+            sample_rate=rate,
+            resample=data.resample,
+            channel=data.channel,
+        )
+    except DataError as error:
+        raise DataError(f"{error}\nLeave such files out with --skip-bad-audio.") from None
 
 
 def only(corpus: Corpus, where: Mapping[str, str]) -> Corpus:

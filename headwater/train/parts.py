@@ -11,9 +11,8 @@ import torch
 from torch import Tensor, nn
 
 import headwater
-from headwater.audio import read
 from headwater.config import FeatureSet, RunConfig, merge, numbers, validate
-from headwater.data.features import common_features, features_of_file, is_features, read_features
+from headwater.data.features import common_features, features_of_file, is_features
 from headwater.errors import DataError, HeadwaterError, UsageError
 from headwater.loading import load_upstream
 from headwater.nn.featurizer import Featurizer
@@ -22,6 +21,7 @@ from headwater.registry import downstreams
 from headwater.results.bundle import read_model, register_plugins, source_sha256
 from headwater.results.run import RunFolder
 from headwater.store.features import plan
+from headwater.train.corpora import read_utterance
 from headwater.train.distributed import World, local_device
 from headwater.train.feed import Feed
 from headwater.train.probe import Probe, freeze
@@ -104,22 +104,10 @@ def item_reader(config: RunConfig, task: Task, upstream: Upstream) -> Callable[[
 
     def read_item(item: Item) -> Tensor:
         utterance = item.utterance
-        if is_features(utterance.path):
-            if (given := features_of_file(utterance.path)) != config.upstream.features:
-                raise DataError(f"{utterance.path}: {said(given)} where this run has {said(config.upstream.features)}")
-            return read_features(utterance.path)
-        try:
-            wav = read(
-                utterance.path,
-                start=utterance.start,
-                end=utterance.end,
-                sample_rate=rate,
-                resample=data.resample,
-                channel=data.channel,
-            )
-        except DataError as error:
-            raise DataError(f"{error}\nLeave such files out with --skip-bad-audio.") from None
-        if rate != upstream.sample_rate:
+        if is_features(utterance.path) and (given := features_of_file(utterance.path)) != config.upstream.features:
+            raise DataError(f"{utterance.path}: {said(given)} where this run has {said(config.upstream.features)}")
+        wav = read_utterance(utterance, data, rate)
+        if rate != upstream.sample_rate and not is_features(utterance.path):
             import soxr
 
             wav = torch.from_numpy(soxr.resample(wav.numpy(), rate, upstream.sample_rate, quality="VHQ"))

@@ -13,11 +13,10 @@ import torch
 from torch import Tensor
 
 import headwater
-from headwater.audio import read
-from headwater.config import DataConfig, PretrainConfig, anchored, fingerprint, numbers, validate
+from headwater.config import PretrainConfig, anchored, fingerprint, numbers, validate
 from headwater.data.corpus import Corpus, Utterance
 from headwater.data.demo import demo_corpus
-from headwater.data.features import common_features, count_frames, is_features, read_features
+from headwater.data.features import common_features, count_frames
 from headwater.data.measure import audio_sha256, measure
 from headwater.errors import DataError, UsageError
 from headwater.metrics import evaluate
@@ -26,7 +25,7 @@ from headwater.results.events import Events
 from headwater.results.files import write_bytes, write_json, write_rows
 from headwater.results.run import RunFolder
 from headwater.train.checkpoint import Checkpoint
-from headwater.train.corpora import load_corpus, spread
+from headwater.train.corpora import load_corpus, read_utterance, spread
 from headwater.train.distributed import World, local_device
 from headwater.train.loop import Standing, Trainer
 from headwater.train.objective import Objective
@@ -135,25 +134,6 @@ def _wanted(
     return kept, notes
 
 
-def reader(data: DataConfig, rate: int) -> Callable[[Piece], Tensor]:
-    """Piece -> waveform (samples,) or features (T, D)."""
-
-    def read_piece(piece: Piece) -> Tensor:
-        utterance = piece.utterance
-        if is_features(utterance.path):
-            return read_features(utterance.path)
-        return read(
-            utterance.path,
-            start=utterance.start,
-            end=utterance.end,
-            sample_rate=rate,
-            resample=data.resample,
-            channel=data.channel,
-        )
-
-    return read_piece
-
-
 @dataclass
 class Prepared:
     """All parts of a pretraining, put together but not yet run."""
@@ -195,7 +175,11 @@ def prepare(config: PretrainConfig, *, device: str | None, say: Say) -> Prepared
     say(
         f"model      {count / 1e6:.2f} M parameters; crops of {'whole utterances' if crop is None else f'{crop / rate:g} s'}"
     )
-    source = Source(reader(config.data, objective.sample_rate), objective.level, config.store.memory_gib * 2**30)
+
+    def read_piece(piece: Piece) -> Tensor:
+        return read_utterance(piece.utterance, config.data, objective.sample_rate)
+
+    source = Source(read_piece, objective.level, config.store.memory_gib * 2**30)
     work = Pretraining(
         objective.to(where), source, speech.train, speech.dev, config, crop=crop, rate=rate, world=world, device=where
     )
