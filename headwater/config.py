@@ -169,7 +169,7 @@ class TrainingConfig(Section):
     scheduler: SchedulerConfig = Field(default_factory=SchedulerConfig)
     runner: RunnerConfig = Field(default_factory=RunnerConfig)
     batch: BatchConfig = Field(default_factory=BatchConfig)
-    seed: int = Field(1337, ge=0)
+    seed: int = Field(1337, ge=0, lt=2**63)
 
     @model_validator(mode="after")
     def _falls(self) -> TrainingConfig:

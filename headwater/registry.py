@@ -158,8 +158,9 @@ class Registry:
         cards = self.cards
         card = cards.get(name) or cards.get(self._aliases.get(name, ""))
         if card is None:
-            where = f"`headwater ls {self.kind}s` (or `python -m headwater ls {self.kind}s`) lists all {len(cards)}"
-            raise UsageError(f"unknown {self.kind} {name!r}.{nearest(name, [*cards, *self._aliases])} {where}.")
+            noun = "objective" if self.kind == "pretrain" else self.kind
+            where = f"`headwater ls {noun}s` (or `python -m headwater ls {noun}s`) lists all {len(cards)}"
+            raise UsageError(f"unknown {noun} {name!r}.{nearest(name, [*cards, *self._aliases])} {where}.")
         return card
 
     def __iter__(self) -> Iterator[Card]:
@@ -195,8 +196,8 @@ def add_plugin(path: str | Path, *, replace: bool = False) -> None:
             file = folder / CARD_FILES[kind]
             if (
                 not file.is_file()
-                or (kind == "pretrain" and "pretrain" not in folder.parts)
-                or (kind == "downstream" and "pretrain" in folder.parts)
+                # Tasks and objectives have cards of one name: an objective lies in a folder `pretrain`.
+                or (kind != "upstream" and (kind == "pretrain") != (folder.parent.name == "pretrain"))
             ):
                 continue
             registry._read(file, plugin=path, replace=replace)

@@ -177,6 +177,7 @@ BROKEN: dict[str, tuple[Callable[[Path], Any], str]] = {
     "objects": (lambda file: np.save(file, np.array([[Hostile()]]), allow_pickle=True), "cannot be read"),
     "archive": (archive, "several arrays"),
     "empty": (lambda file: file.write_bytes(b""), "cannot be read"),
+    "an open bracket": (lambda file: file.write_bytes(b"\x93NUMPY\x01\x00\x02\x00{\n"), "cannot be read"),
     "cut": (lambda file: (np.save(file, np.ones((30, 4))), file.write_bytes(file.read_bytes()[:-8])), "cannot be read"),
     "vector": (lambda file: np.save(file, np.ones(4)), "matrix"),
     "no frames": (lambda file: np.save(file, np.ones((0, 4))), "matrix"),

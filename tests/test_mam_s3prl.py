@@ -259,6 +259,11 @@ def set_to(key: str, value: Any) -> Callable[[dict[str, Any]], Any]:
         (set_to(f"Transformer/{PREFIX}output.dense.bias", torch.ones(3)), r"output\.dense\.bias has the shape \(3,\)"),
         (set_to(f"Transformer/{PREFIX}output.dense.bias", [0.0]), r"output\.dense\.bias is no plain tensor"),
         (set_to(f"Transformer/{PREFIX}output.dense.bias", torch.ones(32, device="meta")), "is no plain tensor"),
+        (
+            set_to(f"Transformer/{PREFIX}output.dense.bias", torch.ones(1).expand(32)),
+            "holds fewer numbers than its shape",
+        ),
+        (set_to(f"Transformer/{PREFIX}output.dense.bias", torch.full((32,), torch.nan)), "holds NaN or infinity"),
         (set_to("SpecHead/extra", torch.ones(1)), "SpecHead: .* has extra"),
         (set_to("SpecHead", {}), r"SpecHead: .* lacks LayerNorm\.bias"),
         (set_to("SpecHead", 3), "no mapping"),

@@ -332,6 +332,13 @@ def test_a_hostile_archive_is_refused_and_nothing_of_it_runs(
     assert not (tmp_path / "executed").exists() and not list(tmp_path.rglob("escaped*"))
 
 
+def test_a_place_that_no_file_has_is_refused(script: Script, tmp_path: Path) -> None:
+    archives(tmp_path / "kaldi", splits=("dev",))
+    (tmp_path / "kaldi" / "dev" / "feats.scp").write_text(f"3-7-0001 fmllr_cmvn.ark:{10**30}\n")
+    said = script("ark2timit", "--data_path", "kaldi")
+    assert said.code == 3 and f"begins at byte {10**30}" in said.err and "Traceback" not in said.err
+
+
 @pytest.mark.parametrize("line", ["key touch executed |", "key | touch executed:3", "key a.ark", "key"])
 def test_a_list_of_archives_runs_no_command(line: str, script: Script, tmp_path: Path) -> None:
     (tmp_path / "kaldi" / "dev").mkdir(parents=True)
@@ -362,6 +369,15 @@ def test_lists_of_lengths_count_samples_at_16_khz(script: Script, tmp_path: Path
     )
     for row in rows[1:]:
         assert int(row["length"]) == soundfile.info(tmp_path / "LibriSpeech" / row["file_path"]).frames
+
+
+@pytest.mark.parametrize("subset", ["../../outside", "a/b"])
+def test_a_subset_never_leads_out_of_the_folder_of_lists(subset: str, script: Script, tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "a.wav", np.zeros(800), 16000)
+    (tmp_path / "list.csv").write_text(f"path,subset\na.wav,{subset}\n")
+    said = script("generate_len_for_bucket", "-i", "list.csv", "-a", ".wav", "-o", "deep/lists")
+    assert said.code == 3 and repr(subset) in said.err
+    assert [file.name for file in tmp_path.rglob("*.csv")] == ["list.csv"]
 
 
 def test_montreal_alignments_become_labels_that_the_phone_task_reads(script: Script, tmp_path: Path) -> None:

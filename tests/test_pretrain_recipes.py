@@ -22,7 +22,7 @@ from headwater.mam import s3prl
 from headwater.mam.model import read_weights
 from headwater.registry import objectives
 from headwater.train.objective import Objective
-from headwater.weights import read_header
+from headwater.weights import read_header, read_safetensors, to_bytes
 
 RECIPES = sorted((ROOT / "config" / "pretrain").rglob("*.yaml"))
 # Parameters without and with the head, as counted in S3PRL's own models.
@@ -291,6 +291,17 @@ def test_a_checkpoint_that_does_not_say_what_it_is_of_is_known_by_its_settings(
     assert read_header(tmp_path / "a.safetensors")["upstream"] == family
     assert command("export", str(tmp_path / "a.ckpt"), "--to", str(tmp_path / "b.safetensors"), "-u", "tera").code == 0
     assert read_header(tmp_path / "b.safetensors")["upstream"] == "tera"
+
+
+@pytest.mark.parametrize(
+    ("said", "words"), [("fbank", "no model of Mockingjay's family"), (["tera"], "names no upstream")]
+)
+def test_export_believes_no_name_of_something_else(said: object, words: str, run: Path, tmp_path: Path) -> None:
+    path = run / "model.safetensors"
+    file = tmp_path / "other.safetensors"
+    file.write_bytes(to_bytes(read_safetensors(path), {**read_header(path), "upstream": said}))
+    answer = command("export", str(file), "--to", str(tmp_path / "y.ckpt"))
+    assert answer.code in (2, 3) and words in answer.err and not (tmp_path / "y.ckpt").exists()
 
 
 @pytest.mark.parametrize(

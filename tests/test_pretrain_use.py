@@ -45,7 +45,7 @@ class Row:
 
 
 ROWS = [
-    Row("unknown objective", USAGE, ("unknown pretrain 'terra'", "tera"), ("-u", "terra")),
+    Row("unknown objective", USAGE, ("unknown objective 'terra'", "tera"), ("-u", "terra")),
     Row("unknown recipe", USAGE, ("'base_960'", "base_960hr", "Recipes:"), ("-c", "base_960")),
     Row("a recipe of another", USAGE, ("large_360hr", "recipe of 'tera'"), ("-c", "large_360hr")),
     Row("no such file", USAGE, ("mine.yaml", "no such file"), ("-c", "mine.yaml")),
@@ -62,6 +62,8 @@ ROWS = [
     ),
     Row("sizes that do not fit", USAGE, ("num_attention_heads 3",), ("-o", "model.transformer.num_attention_heads=3")),
     Row("another front-end", USAGE, ("feat_type",), ("-o", "model.audio.input.feat_type=mels")),
+    Row("no target", USAGE, ("model.audio.target", "5"), ("-o", "model.audio.target=5")),
+    Row("an endless seed", USAGE, ("seed",), ("--seed", str(2**64))),
     Row("no level", USAGE, ("target_level",), ("-o", "model.audio.target_level=loud")),
     Row("no front-end", USAGE, ("audio is empty",), ("-o", "model.audio=null")),
     Row("other dims", USAGE, ("input_dim is 40", "80 dims"), ("-o", "model.transformer.input_dim=40")),
@@ -200,3 +202,15 @@ def test_every_flag_of_pretraining_is_in_the_documentation() -> None:
     page = (ROOT / "docs" / "pretrain.md").read_text(encoding="utf-8")
     flags = {flag for action in parser()._actions for flag in action.option_strings}
     assert not [flag for flag in sorted(flags) if not re.search(rf"(?<![\w-]){re.escape(flag)}(?![\w-])", page)]
+
+
+def test_another_source_of_a_plugin_is_another_pretraining(fresh_registry: None) -> None:
+    source = "from headwater.mam.objective import MaskedReconstruction\n\n\nclass Mine(MaskedReconstruction):\n    upstream = 'tera'\n"
+    Path("mine.py").write_text(source)
+    front_end = "model.audio.input.feat_type=mel,,model.audio.input.log=true"
+    arguments = (*BASE, "--plugin", "mine.py", "-u", "Mine", "-o", front_end, "-o", "runner.total_steps=1")
+    said = command(*arguments)
+    assert said.code == 0, said.err
+    Path("mine.py").write_text(f"{source}    # another\n")
+    said = command(*arguments)
+    assert said.code == USAGE and "plugins" in said.err, said

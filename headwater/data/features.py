@@ -6,6 +6,7 @@ import functools
 import json
 import os
 import re
+import tokenize
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -130,7 +131,17 @@ def _load(path: Path, *, mapped: bool = False) -> np.ndarray:
     except FileNotFoundError:
         raise DataError(f"{path} is missing; a file of features is needed here") from None
     # A header is parsed as a Python literal: what is wrong in it has many names.
-    except (OSError, EOFError, ValueError, TypeError, SyntaxError, MemoryError, RecursionError) as error:
+    except (
+        OSError,
+        EOFError,
+        ValueError,
+        TypeError,
+        SyntaxError,
+        MemoryError,
+        RecursionError,
+        OverflowError,
+        tokenize.TokenError,
+    ) as error:
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise DataError(f"{path} cannot be read as features: {reason}. Make it again from its source") from None
     if not isinstance(array, np.ndarray):

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import torch
 
-from headwater.errors import UsageError
+from headwater.errors import DataError, UsageError
 from headwater.mam import s3prl
-from headwater.mam.model import read_weights
+from headwater.mam.model import MaskedAcousticModel, read_weights
 from headwater.mam.settings import Settings
 from headwater.mam.weights import OURS, write_model
 from headwater.registry import upstreams
@@ -39,12 +39,19 @@ def export(source: Path, target: Path, *, upstream: str | None = None, half: boo
         raise UsageError(f"{path} is a file of headwater already; copy it, or write it in float16 with --half")
     facts = read_header(path) if ours else {}
     said = facts.get("upstream")
+    if said is not None and not isinstance(said, str):
+        raise DataError(f"{path}: its header names no upstream, but {said!r}")
     if said is not None and upstream not in (None, said):
         raise UsageError(f"-u {upstream}: {path} says that it is of {said}; leave -u out")
-    name = upstreams[upstream or said or family(weights.settings)].name
+    card = upstreams[upstream or said or family(weights.settings)]
+    if not issubclass(card.load(), MaskedAcousticModel):
+        raise UsageError(
+            f"{card.name} is no model of Mockingjay's family (mockingjay, tera, audio_albert), and {path} holds one"
+        )
+    name = card.name
     if target.suffix == ".ckpt":
         s3prl.write(target, weights.settings, weights.transformer, weights.head)
-        return f"{target}: a checkpoint of S3PRL's, for its upstream {name}_local (-k {target})"
+        return f"{target}: a checkpoint of S3PRL's, for its upstream {card.folder.name}_local (-k {target})"
     dtype = torch.float16 if half else torch.float32
     write_model(target, name, weights.settings, weights.transformer, weights.head, facts=facts, dtype=dtype)
     origin = str(path) if ours else f"a checkpoint of S3PRL ({weights.generation})"

@@ -18,6 +18,7 @@ from headwater.mam.weights import Weights, read_model
 from headwater.nn.lengths import zero_beyond
 from headwater.nn.upstream import NoFrontend, Upstream
 from headwater.registry import Card
+from headwater.store.features import enough_memory
 
 
 class Choices(Section):
@@ -78,7 +79,7 @@ class MaskedAcousticModel(Upstream):
             _agree(choices, settings, str(ckpt))
         settings = _chosen(settings, choices)
         # Loading a model must not move the random numbers of whoever loads it.
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=[]), enough_memory("the model is too large; choose a smaller one"):
             torch.default_generator.manual_seed(choices.random_weights or 0)
             model = cls(settings, card.name)
         if weights is not None and choices.random_weights is None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -122,6 +122,8 @@ class MaskedReconstruction(Objective):
 
 def _other_target(audio: dict[str, Any]) -> bool:
     """Whether the target is another feature than the input; of which copy of the waveform they are made (`channel`) is no difference here."""
+    if not isinstance(audio.get("target", {}), Mapping):
+        raise UsageError(f"model.audio.target is a group of settings (feat_type: ...), not {audio['target']!r}")
     held = [
         {key: value for key, value in audio.get(name, {}).items() if key != "channel"} for name in ("input", "target")
     ]

@@ -133,6 +133,11 @@ def fitting(value: Any, shape: Sequence[int], where: str) -> Tensor:
         raise DataError(f"{where} is no plain tensor of floating-point numbers")
     if value.shape != torch.Size(shape):
         raise DataError(f"{where} has the shape {tuple(value.shape)}; the settings in the file ask for {tuple(shape)}")
+    # A tensor of strides 0 would be small in the file and fill the memory.
+    if value.untyped_storage().nbytes() < value.numel() * value.element_size():
+        raise DataError(f"{where} holds fewer numbers than its shape {tuple(value.shape)} says")
+    if not bool(torch.isfinite(value).all()):
+        raise DataError(f"{where} holds NaN or infinity")
     return value.detach().float().contiguous()
 
 

@@ -70,7 +70,10 @@ def read_archive(file: Path) -> Iterator[tuple[str, np.ndarray]]:
     root = find_root(file, [archive for _, archive, _ in entries], None)
     for key, archive, start in entries:
         with _open(root / archive) as stream:
-            stream.seek(start)
+            try:
+                stream.seek(start)
+            except (ValueError, OverflowError, OSError):
+                raise DataError(f"{file}: {key!r} begins at byte {start}, which no file has") from None
             yield key, _read_matrix(stream, root / archive, key)
 
 

@@ -45,10 +45,12 @@ def read_groups(
             raise DataError(f"{path} holds no audio that ends in {extension}; name another with --audio_extension")
     if not splits:
         return chosen
-    if not set(splits) <= {group for _, group in chosen}:
+    groups = {group for _, group in chosen}
+    if not set(splits) <= groups:
         chosen = [(utterance, relative(utterance.path, corpus.root).split("/")[0]) for utterance, _ in chosen]
-    known = sorted({group for _, group in chosen})
-    if missing := [name for name in splits if name not in known]:
+    folders = {group for _, group in chosen}
+    if missing := [name for name in splits if name not in folders]:
+        known = sorted((groups | folders) - {""})
         raise UsageError(f"--splits {missing[0]}: {path} has {some(known, 12)}.{nearest(missing[0], known)}")
     return [(utterance, group) for utterance, group in chosen if group in splits]
 

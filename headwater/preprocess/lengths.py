@@ -8,6 +8,7 @@ from pathlib import Path
 
 from headwater.data.corpus import Utterance, relative
 from headwater.data.measure import measure
+from headwater.errors import DataError
 from headwater.preprocess.acoustic import SAMPLE_RATE
 from headwater.preprocess.folder import length_table
 from headwater.results.files import write_bytes
@@ -18,8 +19,11 @@ def write_lengths(
 ) -> tuple[list[Path], list[str]]:
     """`GROUP.csv` with the paths below `root` and the lengths in samples at 16 kHz, from the headers. Returns the files, and what is wrong with audio left out.
 
-    Raises DataError for audio that cannot be used; with `skip_bad` it is left out.
+    Raises DataError for a group that cannot be the name of a file, and for audio that cannot be used; with `skip_bad` that is left out.
     """
+    for utterance, group in chosen:
+        if "/" in group or "\\" in group or "\0" in group:
+            raise DataError(f"the subset {group!r} of {utterance.id!r} cannot be the name of a file; rename it")
     utterances, lengths, skipped = measure(
         [utterance for utterance, _ in chosen],
         sample_rate=SAMPLE_RATE,
@@ -31,7 +35,7 @@ def write_lengths(
     rows: dict[str, list[tuple[str, int]]] = defaultdict(list)
     for utterance, length in zip(utterances, lengths.tolist(), strict=True):
         rows[group_of[utterance.id]].append((relative(utterance.path, root), length))
-    files = [folder / f"{group}.csv" for group in sorted(rows)]
-    for file in files:
-        write_bytes(file, length_table(rows[file.stem]).encode())
-    return files, [reason for _, _, reason in skipped]
+    files = {group: folder / f"{group}.csv" for group in sorted(rows)}
+    for group, file in files.items():
+        write_bytes(file, length_table(rows[group]).encode())
+    return list(files.values()), [reason for _, _, reason in skipped]

@@ -55,10 +55,11 @@ def load_corpus(data: DataConfig, demo: Callable[[], Corpus]) -> Corpus:
     """The corpus that the settings name; the demo corpus without a path."""
     if data.path is None:
         corpus = demo()
-        return corpus.with_utterances(
+        corpus = corpus.with_utterances(
             corpus.utterances,
             "no --data: this is the demo, synthetic speech; its numbers say nothing about human speech",
         )
+        return only(corpus, data.where)
     corpus = read_corpus(
         data.path,
         root=data.root,

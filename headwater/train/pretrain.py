@@ -21,9 +21,11 @@ from headwater.data.measure import audio_sha256, measure
 from headwater.errors import DataError, UsageError
 from headwater.metrics import evaluate
 from headwater.registry import objectives
+from headwater.results.bundle import source_sha256
 from headwater.results.events import Events
 from headwater.results.files import write_bytes, write_json, write_rows
 from headwater.results.run import RunFolder
+from headwater.store.features import enough_memory
 from headwater.train.checkpoint import Checkpoint
 from headwater.train.corpora import load_corpus, read_utterance, spread
 from headwater.train.distributed import World, local_device
@@ -97,7 +99,7 @@ def read_speech(config: PretrainConfig, corpus: Corpus, objective: Objective, cr
         raise DataError(f"{data.path or corpus.name}: {reason} ({'; '.join(notes)})")
     if not parts["dev"]:
         notes.append(
-            "nothing is held out (one speaker, or none with a small share of the audio): the last weights are kept"
+            "nothing is held out (no dev utterance is left, or no speaker has a small share of the audio): the last weights are kept"
         )
     description = {
         "name": corpus.name,
@@ -159,7 +161,7 @@ def prepare(config: PretrainConfig, *, device: str | None, say: Say) -> Prepared
     say(f"objective  {card.name}: {card.summary}")
     corpus = load_corpus(config.data, demo_corpus)
     features = common_features(utterance.path for utterance in corpus.utterances)
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), enough_memory("the model is too large; choose a smaller one"):
         torch.manual_seed(config.seed)
         objective = expert(settings, features)
     config.model = settings.model_dump(mode="json")
@@ -187,11 +189,13 @@ def prepare(config: PretrainConfig, *, device: str | None, say: Say) -> Prepared
 
 
 def identity_of(parts: Prepared) -> dict[str, Any]:
-    """What a pretraining is: the version, the settings that change numbers, the content of its data."""
+    """What a pretraining is: the version, the source of a plugin, the settings that change numbers, the content of its data."""
+    card = objectives[parts.config.objective]
     return {
         "headwater": headwater.__version__,
+        **({"plugins": [source_sha256(card.folder)]} if card.plugin is not None else {}),
         **numbers(parts.config),
-        "objective": objectives[parts.config.objective].name,
+        "objective": card.name,
         "data.sha256": parts.speech.description["sha256"],
         "ranks": parts.world.ranks,
         "init_sha256": state_sha256(parts.objective),
