@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 .PHONY: demo test check bench clean
 
 demo: $(STAMP)
-	$(PY) run_downstream.py -u fbank_no_cmvn -d speaker
+	$(PY) run_downstream.py -u tera -d speaker
 
 test: $(STAMP)
 	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 -q

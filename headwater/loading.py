@@ -64,6 +64,8 @@ def find(name: str, ckpt: str | None = None, *, random: bool = False, refresh: b
     Without the card's own weights (the user's, or `random` ones) the card is called after what takes their place, so that no result is taken for that of the
     official model.
     """
+    if name == CKPT:
+        raise UsageError(f"-u {CKPT} needs a path behind it: a run of pretraining, or a weight file")
     place = ckpt or (name.removeprefix(CKPT) if name.startswith(CKPT) else None)
     if place is None:
         found = _official(upstreams[name], random, refresh)

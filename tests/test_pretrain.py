@@ -259,6 +259,26 @@ def test_a_corpus_with_splits_keeps_its_tests_out(corpus: Path, tmp_path: Path) 
         assert {piece.utterance.split for piece in (*speech.train, *speech.dev)} == {"train"}
 
 
+def test_a_test_split_is_left_out_unless_it_is_all_there_is(corpus: Path) -> None:
+    rows = corpus.read_text().splitlines()
+    (corpus.parent / "no_train.csv").write_text("\n".join(row for row in rows if ",train," not in row) + "\n")
+    speech = prepared(corpus.parent / "no_train.csv", "dev_share=0.4").speech
+    assert {piece.utterance.split for piece in (*speech.train, *speech.dev)} == {"dev"}
+    (corpus.parent / "tests.csv").write_text("\n".join([rows[0], *(row for row in rows if ",test," in row)]) + "\n")
+    speech = prepared(corpus.parent / "tests.csv", "dev_share=0.4").speech
+    assert len(speech.train) + len(speech.dev) == 4
+
+
+def test_any_folder_of_audio_will_do(tmp_path: Path) -> None:
+    for number in range(6):
+        soundfile.write(tmp_path / f"{number}.wav", np.random.default_rng(number).normal(0, 0.1, 16000), 16000)
+    speech = prepared(tmp_path).speech
+    assert len(speech.train) + len(speech.dev) == 6 and speech.dev
+    with pytest.raises(DataError, match="no audio"):
+        (tmp_path / "empty").mkdir()
+        prepared(tmp_path / "empty")
+
+
 def test_rows_are_chosen_by_what_they_say(corpus: Path) -> None:
     speech = prepared(corpus, "data.where.text=sentence 1").speech
     assert {piece.utterance.labels["text"] for piece in speech.train} == {"sentence 1"} and len(speech.train) == 3

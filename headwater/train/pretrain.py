@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 import headwater
-from headwater.config import PretrainConfig, anchored, fingerprint, numbers, validate
+from headwater.config import DataConfig, PretrainConfig, anchored, fingerprint, numbers, validate
 from headwater.data.corpus import Corpus, Utterance
 from headwater.data.demo import demo_corpus
 from headwater.data.features import common_features, count_frames
@@ -46,6 +46,22 @@ class Speech:
     dev: list[Piece]
     description: dict[str, Any]
     notes: list[str] = field(default_factory=list)
+
+
+def read_any(data: DataConfig) -> Corpus:
+    """The corpus that the settings name. A folder without a known layout is taken as any audio files: no speaker is needed here.
+
+    Raises DataError as `load_corpus`.
+    """
+    try:
+        return load_corpus(data, demo_corpus)
+    except DataError as error:
+        if data.path is None or data.reader != "auto" or not Path(data.path).is_dir():
+            raise
+        try:
+            return load_corpus(data.model_copy(update={"reader": "files"}), demo_corpus)
+        except DataError:
+            raise error from None
 
 
 def crop_of(config: PretrainConfig, objective: Objective) -> int | None:
@@ -127,7 +143,9 @@ def _wanted(
     long = [utterance for utterance in utterances if seconds[utterance.id] >= config.min_seconds]
     if short := len(utterances) - len(long):
         notes.append(f"{short} utterance(s) shorter than min_seconds ({config.min_seconds:g}) left out")
-    kept = [utterance for utterance in long if utterance.split in ("train", "dev") or "train" not in corpus.splits()]
+    # A test split alone is a corpus that somebody chose to train on.
+    others = set(corpus.splits()) - {"test"}
+    kept = [utterance for utterance in long if utterance.split != "test" or not others]
     if tests := len(long) - len(kept):
         notes.append(f"{tests} utterance(s) of test splits left out")
     if config.data.limit is not None:
@@ -159,7 +177,7 @@ def prepare(config: PretrainConfig, *, device: str | None, say: Say) -> Prepared
         raise UsageError(f"objective {card.name!r}: {card.expert} is no headwater Objective")
     settings = validate(expert.Config, config.model, "model")
     say(f"objective  {card.name}: {card.summary}")
-    corpus = load_corpus(config.data, demo_corpus)
+    corpus = read_any(config.data)
     features = common_features(utterance.path for utterance in corpus.utterances)
     with torch.random.fork_rng(devices=[]), enough_memory("the model is too large; choose a smaller one"):
         torch.manual_seed(config.seed)
@@ -224,6 +242,7 @@ def pretrain(
         return place.result()
     if dry_run:
         rehearse(parts.work)
+        world.close()
         say(f"dry run    all parts fit together; nothing was trained or written (the run would go to {place.path})")
         return None
     try:
