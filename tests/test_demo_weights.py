@@ -34,6 +34,7 @@ def test_demo_weights_are_small_and_say_what_they_were_trained_on(name: str) -> 
     assert "test-other" not in str(facts)
 
 
+@torch.no_grad()
 @pytest.mark.parametrize("name", NAMES)
 def test_demo_weights_load_without_a_network_and_are_no_random_ones(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HEADWATER_OFFLINE", "1")

@@ -188,6 +188,9 @@ def user_data(tmp_path: Path, demo_cache: Path) -> None:
             iden.append(f"{(1, 1, 1, 2, 3, 3)[number - 1]} {video}.wav")
             ids.append((libri, f"speaker{speaker}/{number}"))
             by_speaker.setdefault(speaker, []).append(libri)
+    libri = sorted((tmp_path / "LibriSpeech" / "train-clean-100").rglob("*.wav"))
+    rows = [f"{file.relative_to(tmp_path)}\t{file.parts[-3]}\ttrain-clean-100" for file in libri]
+    write("pretrain.tsv", ["path\tspeaker\tsubset", *rows])
     write("phones.txt", phones)
     shutil.copy(demo / "phone_classes.txt", tmp_path)
     write("kaldi/data/train/wav.scp", scp)
