@@ -77,10 +77,10 @@ def test_a_plugin_may_hold_several_families(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("fresh_registry")
 def test_only_a_folder_right_in_one_called_pretrain_is_an_objective(tmp_path: Path, fresh_registry: None) -> None:
     """Somebody's tasks may lie deep below a folder of that name."""
-    for folder, name in (("pretrain/work/my_task", "a_task"), ("pretrain/work/pretrain/mine", "an_objective")):
+    for folder, name in (("pretrain/here/my_task", "a_task"), ("pretrain/here/pretrain/mine", "an_objective")):
         (tmp_path / folder).mkdir(parents=True)
         (tmp_path / folder / "card.yaml").write_text(f"{name}: {{expert: Mine, summary: mine}}\n")
-    add_plugin(tmp_path / "pretrain" / "work")
+    add_plugin(tmp_path / "pretrain" / "here")
     assert "a_task" in downstreams.names() and "an_objective" in objectives.names()
     assert "a_task" not in objectives.names() and "an_objective" not in downstreams.names()
 

@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from headwater.config import TrainingConfig
 from headwater.data.batching import plan_epoch, windows
 from headwater.errors import HeadwaterError
 from headwater.progress import bar
+from headwater.results.events import Events
 from headwater.store.features import enough_memory
 from headwater.train.checkpoint import Checkpoint, rng_state, set_rng_state
 from headwater.train.distributed import World
@@ -289,6 +291,19 @@ class Trainer:
             raise HeadwaterError(
                 f"{self.checkpoint.last}: this checkpoint does not fit ({error}); start over with --fresh"
             ) from None
+
+
+def fit(work: Work[Any], config: TrainingConfig, folder: Path, *, world: World, device: torch.device) -> Standing:
+    """Train in a run's folder, from the seed or from where its checkpoint stands; on the first rank TensorBoard is told."""
+    events = Events(folder) if world.first else None
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(config.seed + 1000003 * (1 + world.rank))
+        checkpoint = Checkpoint(folder / "checkpoint")
+        try:
+            return Trainer(work, config, world=world, device=device, checkpoint=checkpoint, events=events).fit()
+        finally:
+            if events is not None:
+                events.close()
 
 
 @contextmanager

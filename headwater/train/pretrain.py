@@ -22,14 +22,12 @@ from headwater.errors import DataError, UsageError
 from headwater.metrics import evaluate
 from headwater.registry import objectives
 from headwater.results.bundle import source_sha256
-from headwater.results.events import Events
 from headwater.results.files import write_bytes, write_json, write_rows
 from headwater.results.run import RunFolder
 from headwater.store.features import enough_memory
-from headwater.train.checkpoint import Checkpoint
 from headwater.train.corpora import load_corpus, read_utterance, spread
 from headwater.train.distributed import World, local_device
-from headwater.train.loop import Standing, Trainer
+from headwater.train.loop import Standing, fit
 from headwater.train.objective import Objective
 from headwater.train.parts import Say
 from headwater.train.pretraining import LOSS, Piece, Pretraining, Source, hold_out
@@ -249,7 +247,7 @@ def pretrain(
         if world.first:
             place.begin(anchored(config), identity, fresh=fresh)
         world.barrier()
-        standing = train(parts, place)
+        standing = fit(parts.work, config, place.path, world=world, device=parts.device)
         rows = parts.work.losses() if parts.work.dev else []
         if not world.first:
             return None
@@ -268,27 +266,6 @@ def rehearse(work: Pretraining) -> None:
         for ready in work.ready([Portion(0, 0, few, 0, 1)]):
             total, count = work.loss(work.module, ready)
             (total / count).backward()
-
-
-def train(parts: Prepared, place: RunFolder) -> Standing:
-    """The loop, from the seed or from where the folder's checkpoint stands."""
-    world, device = parts.world, parts.device
-    events = Events(place.path) if world.first else None
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(parts.config.seed + 1000003 * (1 + world.rank))
-        trainer = Trainer(
-            parts.work,
-            parts.config,
-            world=world,
-            device=device,
-            checkpoint=Checkpoint(place.path / "checkpoint"),
-            events=events,
-        )
-        try:
-            return trainer.fit()
-        finally:
-            if events is not None:
-                events.close()
 
 
 def describe(parts: Prepared, standing: Standing, rows: list[dict[str, Any]], seconds: float) -> dict[str, Any]:

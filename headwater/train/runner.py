@@ -19,11 +19,9 @@ from headwater.metrics import Metric
 from headwater.progress import bar
 from headwater.registry import downstreams
 from headwater.results.bundle import copy_plugins, save_model
-from headwater.results.events import Events
 from headwater.results.files import write_bytes, write_json, write_rows
 from headwater.results.run import RunFolder
-from headwater.train.checkpoint import Checkpoint
-from headwater.train.loop import Standing, Trainer
+from headwater.train.loop import Standing, fit
 from headwater.train.parts import Prepared, Say, identity_of, initialise, prepare
 from headwater.train.probing import Probing, evaluate
 from headwater.train.task import Accumulator
@@ -51,30 +49,12 @@ def extract(parts: Prepared) -> float:
 
 def train(parts: Prepared, folder: RunFolder) -> Standing:
     """Fit the probe, or return at once where it has nothing to train."""
-    checkpoint = Checkpoint(folder.path / "checkpoint")
     # Layer weights alone are nothing to train: without a head's parameters there is no loss.
     learners = [module for module in (parts.probe.head, parts.probe.upstream) if module is not None]
     if not any(parameter.requires_grad for module in learners for parameter in module.parameters()):
         return Standing()
-    events = None
-    if parts.world.first:
-        events = Events(folder.path)
-    with torch.random.fork_rng(devices=[parts.device] if parts.device.type == "cuda" else []):
-        torch.manual_seed(parts.config.seed + 1000003 * (1 + parts.world.rank))
-        work = Probing(parts.probe, parts.task, parts.feed, parts.items, parts.config, parts.world)
-        trainer = Trainer(
-            work,
-            parts.config,
-            world=parts.world,
-            device=parts.device,
-            checkpoint=checkpoint,
-            events=events,
-        )
-        try:
-            return trainer.fit()
-        finally:
-            if events is not None:
-                events.close()
+    work = Probing(parts.probe, parts.task, parts.feed, parts.items, parts.config, parts.world)
+    return fit(work, parts.config, folder.path, world=parts.world, device=parts.device)
 
 
 def score(parts: Prepared, splits: Sequence[str]) -> dict[str, Accumulator]:
