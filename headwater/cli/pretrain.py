@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from headwater.cli import s3prl
-from headwater.cli.run import recipe_path, run_path, say
+from headwater.cli.run import override_flag, plugin_flag, recipe_path, run_path, say
 from headwater.config import PretrainConfig, merge, parse_overrides, read_yaml, validate
 from headwater.errors import UsageError
 from headwater.registry import add_plugin, objectives
@@ -33,25 +33,12 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--data", metavar="PATH", help="a list, a corpus folder, or a folder of features")
     top.add_argument("--limit", metavar="N", type=int, help="at most N utterances, for trying things out")
     top.add_argument("--skip-bad-audio", action="store_true", help="go on without broken files")
-    top.add_argument(
-        "-o",
-        "--override",
-        metavar="KEY=VALUE",
-        action="append",
-        default=[],
-        help="one setting, such as optimizer.lr=1e-3; repeat it, or separate several by ,,",
-    )
+    override_flag(top)
     top.add_argument("-n", "--expname", metavar="NAME", help="the run's name: result/pretrain/NAME")
     top.add_argument("-p", "--expdir", metavar="DIR", help="the run's folder, exactly there")
     top.add_argument("-e", "--past_exp", metavar="DIR", help="go on with this run, with its settings")
     top.add_argument("-a", "--auto_resume", action="store_true", help="always on; kept for S3PRL's users")
-    top.add_argument(
-        "--plugin",
-        metavar="PATH",
-        action="append",
-        default=[],
-        help="a Python file or folder with an objective of yours",
-    )
+    plugin_flag(top, "an objective")
     top.add_argument("--fresh", action="store_true", help="start over where a run exists")
     top.add_argument("--dry-run", action="store_true", help="check everything and show the plan; write nothing")
     top.add_argument("--seed", type=int, help="of initialisation, crops, masks, order and dropout (default 1337)")

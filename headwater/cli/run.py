@@ -66,13 +66,7 @@ def parser() -> argparse.ArgumentParser:
     )
     what.add_argument("-f", "--upstream_trainable", "--fine_tune", action="store_true", help="fine-tune the upstream")
     what.add_argument("--upstream_lr", metavar="LR", type=float, help="its own learning rate when fine-tuned")
-    what.add_argument(
-        "--plugin",
-        metavar="PATH",
-        action="append",
-        default=[],
-        help="a Python file or folder with an upstream or task of yours",
-    )
+    plugin_flag(what, "an upstream or task")
     data = top.add_argument_group("data")
     data.add_argument("--data", metavar="PATH", help="a CSV or a corpus folder; the demo corpus when not given")
     data.add_argument(
@@ -86,14 +80,7 @@ def parser() -> argparse.ArgumentParser:
         "-c", "--config", metavar="FILE", help="YAML with settings, or the name of a recipe in config/downstream/TASK"
     )
     how.add_argument("-v", "--downstream_variant", metavar="NAME", help="a recipe in config/downstream/TASK, by name")
-    how.add_argument(
-        "-o",
-        "--override",
-        metavar="KEY=VALUE",
-        action="append",
-        default=[],
-        help="one setting, such as optimizer.lr=1e-3; repeat it, or separate several by ,,",
-    )
+    override_flag(how)
     how.add_argument("-n", "--expname", metavar="NAME", help="the run's name: result/downstream/NAME")
     how.add_argument("-p", "--expdir", metavar="DIR", help="the run's folder, exactly there")
     how.add_argument(
@@ -125,6 +112,18 @@ def parser() -> argparse.ArgumentParser:
     how.add_argument("--seed", type=int, help="of initialisation, data order and dropout (default 1337)")
     how.add_argument("--device", help="cpu, cuda, cuda:1 ... (default: cuda where there is one)")
     return top
+
+
+def override_flag(group: argparse._ActionsContainer) -> None:
+    """`-o`, of every command that trains."""
+    text = "one setting, such as optimizer.lr=1e-3; repeat it, or separate several by ,,"
+    group.add_argument("-o", "--override", metavar="KEY=VALUE", action="append", default=[], help=text)
+
+
+def plugin_flag(group: argparse._ActionsContainer, what: str) -> None:
+    """`--plugin`, of every command that trains."""
+    text = f"a Python file or folder with {what} of yours"
+    group.add_argument("--plugin", metavar="PATH", action="append", default=[], help=text)
 
 
 def settings_of(args: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
