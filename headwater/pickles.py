@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import threading
 import warnings
+import zipfile
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,29 @@ class StandIn:
             )
 
 
+class _Mapping:
+    """In the place of `collections.defaultdict`: a plain dict, whatever it was to hold where nothing is."""
+
+    def __new__(cls, *args: Any) -> dict[Any, Any]:  # type: ignore[misc]
+        return {}
+
+
+# Python's own containers and numbers, which a few files (omegaconf's, of protocol 2) name as classes, under the names of Python 3 and 2.
+_OWN: dict[str, type] = {
+    f"{module}.{name}": kind
+    for module in ("builtins", "__builtin__")
+    for name, kind in {
+        "dict": dict,
+        "list": list,
+        "int": int,
+        "long": int,
+        "str": str,
+        "unicode": str,
+        "bool": bool,
+    }.items()
+} | {"collections.defaultdict": _Mapping}
+
+
 def read_pickle(path: str | Path, stand_ins: Collection[str] = ()) -> Any:
     """What `torch.save` wrote, in its present or its older format, on the CPU.
 
@@ -50,6 +74,7 @@ def read_pickle(path: str | Path, stand_ins: Collection[str] = ()) -> Any:
     Safe to call from several threads; other threads that call `torch.load` meanwhile may meet stand-ins for the same names.
     """
     allowed = [(type(name.rpartition(".")[2], (StandIn,), {}), name) for name in {"argparse.Namespace", *stand_ins}]
+    allowed += [(kind, name) for name, kind in _OWN.items()]
     try:
         with (
             open(path, "rb") as file,
@@ -58,7 +83,10 @@ def read_pickle(path: str | Path, stand_ins: Collection[str] = ()) -> Any:
             torch.serialization.safe_globals(allowed),  # type: ignore[arg-type]
         ):
             warnings.simplefilter("ignore")
+            _plain_archive(path)
             return torch.load(file, map_location="cpu", weights_only=True)
+    except DataError:
+        raise
     except FileNotFoundError:
         raise DataError(f"{path}: no such file") from None
     except OSError as error:
@@ -73,3 +101,17 @@ def read_pickle(path: str | Path, stand_ins: Collection[str] = ()) -> Any:
         raise DataError(
             f"{path}: not a whole weight file of PyTorch ({': '.join(why)}); nothing in it was run"
         ) from None
+
+
+def _plain_archive(path: str | Path) -> None:
+    """`DataError` for a zip archive that PyTorch would not have written: packed or overlapping members (zip bombs), or names that lead out of it."""
+    with open(path, "rb") as file:
+        if file.read(4) != b"PK\x03\x04":  # an older format, or no such file at all
+            return
+    with zipfile.ZipFile(path) as archive:
+        members = archive.infolist()
+    packed = [item.filename for item in members if item.compress_type != zipfile.ZIP_STORED]
+    outside = [item.filename for item in members if item.filename.startswith("/") or ".." in item.filename.split("/")]
+    if packed or outside or sum(item.file_size for item in members) > Path(path).stat().st_size:
+        why = f"{outside[0]!r} leads out of it" if outside else "it would unpack to more than it is"
+        raise DataError(f"{path}: no archive that PyTorch wrote: {why}; it was not read, nothing in it was run")

@@ -31,7 +31,7 @@ _INSIDE = re.compile(r"(?!\.)[A-Za-z0-9_.+=-]+(/(?!\.)[A-Za-z0-9_.+=-]+)*")
 class Weights(BaseModel):
     """Where an upstream's weights are: at an address, and then under the name `file` in the cache, or `bundled` with the card.
 
-    What is not known of them is left out: their own sha256, licence, the corpora they saw, the number of parameters without pretraining heads.
+    What is not known of them is left out: their own sha256, licence, the corpora they saw, the number of parameters of the upstream.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -84,6 +84,8 @@ class Card(BaseModel):
     weights: Weights | None = None
     demo: str | None = None  # the card whose weights this name means in a run on the demo corpus
     needs_ckpt: bool = False  # it is nothing without a weight file of the user's
+    small: dict[str, Any] = Field(default_factory=dict)  # settings that make a quick model of it, with random_weights, for checks
+    prefix: str | None = None  # names that begin so are this card's, and what stands behind is its setting `source`
 
     # tasks
     data: str | None = None
@@ -156,12 +158,19 @@ class Registry:
 
     def __getitem__(self, name: str) -> Card:
         cards = self.cards
-        card = cards.get(name) or cards.get(self._aliases.get(name, ""))
+        card = cards.get(name) or cards.get(self._aliases.get(name, "")) or self._prefixed(name)
         if card is None:
             noun = "objective" if self.kind == "pretrain" else self.kind
             where = f"`headwater ls {noun}s` (or `python -m headwater ls {noun}s`) lists all {len(cards)}"
             raise UsageError(f"unknown {noun} {name!r}.{nearest(name, [*cards, *self._aliases])} {where}.")
         return card
+
+    def _prefixed(self, name: str) -> Card | None:
+        for card in self.cards.values():
+            if card.prefix and name.startswith(card.prefix) and name != card.prefix:
+                config = {**card.config, "source": name.removeprefix(card.prefix)}
+                return card.model_copy(update={"name": name, "config": config, "needs_ckpt": False})
+        return None
 
     def __iter__(self) -> Iterator[Card]:
         return iter(self.cards.values())

@@ -1,4 +1,4 @@
-"""Precomputed features as data: a folder with `features.json`, which says what they are, and an .npy file (T, D) for each utterance."""
+"""Precomputed features as data: a folder with `features.json`, which says what they are, and an .npy or .safetensors file (T, D) for each utterance."""
 
 from __future__ import annotations
 
@@ -22,7 +22,10 @@ if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
 
-ABOUT, MANIFEST, SUFFIX = "features.json", "manifest.csv", ".npy"
+ABOUT, MANIFEST = "features.json", "manifest.csv"
+SUFFIXES = (".npy", ".safetensors")
+TENSOR = "features"  # what the matrix in a safetensors file is called
+_FLOATS = {"F16": 2, "F32": 4, "F64": 8}  # bytes of the numbers that safetensors files hold
 # What `features.json` may say besides: how the features were made. Nothing is computed from it.
 _HISTORY = ("settings", "source", "version")
 _FORM = '{"kind": "fmllr", "dim": 40, "sample_rate": 16000, "stride": 160, "offset": 200}'
@@ -31,7 +34,7 @@ _LIBRISPEECH = re.compile(r"(\d+)-\d+-\w+")
 
 def is_features(path: Path) -> bool:
     """Whether a file of a corpus holds features in the place of sound."""
-    return path.suffix.lower() == SUFFIX
+    return path.suffix.lower() in SUFFIXES
 
 
 def open_features(folder: Path | str) -> FeatureSet:
@@ -70,7 +73,7 @@ def read_about(file: Path) -> dict[str, Any]:
 
 
 def features_of_file(path: Path) -> FeatureSet:
-    """What the features in an .npy file are: the `features.json` in its folder or the nearest above. `DataError` where there is none."""
+    """What the features in a file are: the `features.json` in its folder or the nearest above. `DataError` where there is none."""
     for folder in path.absolute().parents:
         if (folder / ABOUT).is_file():
             return open_features(folder)
@@ -125,9 +128,16 @@ def read_features(path: Path) -> Tensor:
 
 def _load(path: Path, *, mapped: bool = False) -> np.ndarray:
     import numpy as np
+    from safetensors import SafetensorError, safe_open
 
     try:
-        array = np.load(path, mmap_mode="r" if mapped else None, allow_pickle=False)
+        if path.suffix.lower() == ".safetensors":
+            with safe_open(str(path), framework="numpy") as file:
+                # Of a mapped one nothing but its form is asked, which the header knows.
+                form = file.get_slice(TENSOR) if mapped else None
+                array = file.get_tensor(TENSOR) if form is None else _of_form(form.get_dtype(), form.get_shape())
+        else:
+            array = np.load(path, mmap_mode="r" if mapped else None, allow_pickle=False)
     except FileNotFoundError:
         raise DataError(f"{path} is missing; a file of features is needed here") from None
     # A header is parsed as a Python literal: what is wrong in it has many names.
@@ -141,6 +151,8 @@ def _load(path: Path, *, mapped: bool = False) -> np.ndarray:
         RecursionError,
         OverflowError,
         tokenize.TokenError,
+        SafetensorError,
+        KeyError,
     ) as error:
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise DataError(f"{path} cannot be read as features: {reason}. Make it again from its source") from None
@@ -154,6 +166,13 @@ def _load(path: Path, *, mapped: bool = False) -> np.ndarray:
     if array.dtype.itemsize > 8:
         raise DataError(f"{path} holds {array.dtype}; write float32")
     return array
+
+
+def _of_form(kind: str, shape: list[int]) -> np.ndarray:
+    """An array that says its form and holds nothing."""
+    import numpy as np
+
+    return np.broadcast_to(np.zeros((), f"f{_FLOATS[kind]}"), shape)
 
 
 def read_features_folder(folder: Path, name: str | None = None) -> Corpus:
@@ -172,10 +191,10 @@ def read_features_folder(folder: Path, name: str | None = None) -> Corpus:
         Path(place, file)
         for place, _, found in os.walk(folder)
         for file in found
-        if file.endswith(SUFFIX) and not file.startswith(".")
+        if file.endswith(SUFFIXES) and not file.startswith(".")
     )
     if not files:
-        raise DataError(f"{folder} holds no {SUFFIX} files")
+        raise DataError(f"{folder} holds no {' or '.join(SUFFIXES)} files")
     utterances = [_utterance(folder, file) for file in files]
     check_unique(utterances, [str(file) for file in files], "keep one of the two, or rename it")
     if None in (stated := {utterance.split for utterance in utterances}) or not {"train", "test"} <= stated:

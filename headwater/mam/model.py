@@ -11,7 +11,7 @@ from pydantic import Field
 from torch import Tensor
 
 from headwater.config import Section, flatten, merge, validate
-from headwater.errors import DataError, UsageError, nearest
+from headwater.errors import UsageError, nearest
 from headwater.mam import s3prl
 from headwater.mam.settings import Settings, build_transformer, frontend_of, input_dim_of
 from headwater.mam.weights import Weights, read_model
@@ -19,6 +19,7 @@ from headwater.nn.lengths import zero_beyond
 from headwater.nn.upstream import NoFrontend, Upstream
 from headwater.registry import Card
 from headwater.store.features import enough_memory
+from headwater.weights import is_safetensors
 
 
 class Choices(Section):
@@ -117,15 +118,7 @@ def read_weights(path: str | Path) -> Weights:
     Raises:
         DataError: missing, broken, of something else, or with weights that do not fit its settings.
     """
-    try:
-        with open(path, "rb") as file:
-            start = file.read(9)
-    except FileNotFoundError:
-        raise DataError(f"{path}: no such file") from None
-    except OSError as error:
-        raise DataError(f"{path}: not a weight file ({error.strerror})") from None
-    # A safetensors file starts with the size of its header, which is JSON.
-    return read_model(path) if start[8:] == b"{" else s3prl.read(path)
+    return read_model(path) if is_safetensors(path) else s3prl.read(path)
 
 
 def _agree(choices: Choices, settings: Settings, path: str) -> None:

@@ -23,9 +23,10 @@ from torch import Tensor
 from headwater.config import Section, validate
 from headwater.errors import DataError, UsageError
 from headwater.mam.settings import Settings, TaskSettings, TransformerSettings
-from headwater.mam.weights import Weights, blaming, fitting, head_shapes, same_names, some, transformer_shapes
+from headwater.mam.weights import Weights, head_shapes, transformer_shapes
 from headwater.pickles import read_pickle
 from headwater.results.files import write_bytes
+from headwater.weights import blaming, fitting, same_names, some
 
 # Besides tensors and settings, files may hold the schedule of their optimiser, and a timer.
 STAND_INS = {

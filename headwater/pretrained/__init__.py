@@ -1,0 +1,1 @@
+"""Upstreams that weight files describe: settings, weights, and where both come from."""

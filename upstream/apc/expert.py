@@ -1,0 +1,55 @@
+"""APC and VQ-APC as upstreams, and S3PRL's files of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from headwater.pretrained.features import frontend_of
+from headwater.pretrained.names import Rules, renamed
+from headwater.pretrained.s3prl import read_apc_series
+from headwater.pretrained.upstream import Pretrained
+
+from .model import PredictiveGru, Settings
+
+NAMES: Rules = (
+    (r"rnn_layers\.(.+)", r"layers.\1"),
+    (r"vq_layers\.(\d+)\.vq_logits\.(.+)", r"quantizer.logits.\1.\2"),
+    (r"vq_layers\.(\d+)\.codebook_CxE\.(.+)", r"quantizer.codebooks.\1.\2"),
+)
+
+
+class Apc(Pretrained):
+    """The output of every recurrent layer; of VQ-APC, too, before the quantizer."""
+
+    settings_type = Settings
+    settings: Settings
+    network: PredictiveGru
+
+    def __init__(self, settings: Settings, name: str = "apc") -> None:
+        count = settings.num_layers
+        super().__init__(
+            frontend_of(settings, name),
+            [settings.hidden_size] * count,
+            [f"layer {number + 1}" for number in range(count)],
+        )
+        self.settings, self.network = settings, self.network_of(settings)
+
+    @classmethod
+    def network_of(cls, settings: Settings) -> PredictiveGru:
+        return PredictiveGru(settings, frontend_of(settings).out_dim)
+
+    @classmethod
+    def foreign(cls, path: str | Path, said: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+        settings, weights = read_apc_series(path)
+        return settings, renamed(weights, NAMES)
+
+    def hidden_states(self, x: Tensor, lengths: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
+        return self.network(x, lengths), lengths
+
+    def quantized(self, x: Tensor, lengths: Tensor) -> Tensor:
+        _, quantized = self.network.predict(self.network(x, lengths)[-1])
+        return super().quantized(x, lengths) if quantized is None else quantized.codes
