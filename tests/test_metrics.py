@@ -31,7 +31,9 @@ from headwater.metrics import (
     paired_difference,
 )
 from headwater.metrics.bootstrap import exact_interval, multiplicities
+from headwater.metrics.resampled import Resampled
 from headwater.metrics.rows import Table
+from headwater.metrics.trials import TrialRows
 
 ACCURACY = Ratio("accuracy", "correct", "total", chance=50.0)
 PARITY = Path(__file__).resolve().parents[2] / "shared" / "parity" / "spoof_metrics"
@@ -142,20 +144,88 @@ def test_a_point_of_the_det_curve_is_what_its_threshold_accepts(positives: list[
         assert fa == np.mean(np.array(negatives) >= threshold)
 
 
-@given(tied, tied, st.data())
-@settings(max_examples=100, deadline=None)
-def test_weights_are_repetitions(positives: list[float], negatives: list[float], data: st.DataObject) -> None:
-    values = np.array(positives + negatives)
-    flags = np.arange(len(values)) < len(positives)
-    times = np.array(data.draw(st.lists(st.integers(0, 3), min_size=len(values), max_size=len(values))))
+many = st.lists(st.tuples(st.booleans(), st.integers(-4, 4), st.integers(0, 3), st.integers(0, 3)), max_size=40)
+
+
+@given(many, st.integers(1, 6), st.lists(st.lists(st.integers(0, 3), min_size=4, max_size=4), min_size=1, max_size=5))
+@settings(max_examples=200, deadline=None)
+def test_a_resample_is_its_trials_repeated(
+    some: list[tuple[bool, int, int, int]], block: int, draws: list[list[int]]
+) -> None:
+    some = [*some, (True, 0, 0, 0), (False, 0, 1, 2)]
+    flags, values, first, second = (np.array(column) for column in zip(*some, strict=True))
     trials = SortedScores.sort(values, flags)
-    if not (times[flags].any() and times[~flags].any()):
-        miss, false_alarm = trials.rates(weights=times[trials.order])
-        assert np.isnan(miss[1:]).all() or np.isnan(false_alarm[1:]).all()
-        return
-    repeated = det_curve(np.repeat(values[flags], times[flags]), np.repeat(values[~flags], times[~flags]))
-    weighted = {*zip(*(rate.tolist() for rate in trials.rates(weights=times[trials.order])))}
-    assert weighted == {*zip(repeated.miss.tolist(), repeated.false_alarm.tolist())}
+    drawn = np.array(draws)
+    for convention in ("interpolated", "asvspoof"):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("headwater.metrics.resampled.BLOCK", block)
+            patch.setattr("headwater.metrics.resampled.HELD", 7)
+            sides = first[trials.order], second[trials.order]
+            curves = Resampled(trials, *sides, 4, convention).curves(drawn)  # type: ignore[arg-type]
+        found = zip(curves.eer(), curves.min_dcf(0.1, 1.0, 2.0), strict=True)
+        for times, (rate, cost) in zip(drawn, found, strict=True):
+            weights = times[first] * np.where(first == second, 1, times[second])
+            positives, negatives = (np.repeat(values[flags == kind], weights[flags == kind]) for kind in (True, False))
+            if not len(positives) or not len(negatives):
+                assert np.isnan(rate) and np.isnan(cost)
+                continue
+            assert cost == pytest.approx(min_dcf(positives, negatives, 0.1, 1.0, 2.0), abs=1e-12)
+            if convention == "interpolated":
+                assert rate == pytest.approx(eer(positives, negatives), abs=1e-12)
+            elif set(times) <= {0, 1}:  # a trial that weighs more than 1 moves at once
+                assert rate == pytest.approx(eer(positives, negatives, "asvspoof"), abs=1e-12)
+
+
+def test_resamples_of_many_trials_are_those_of_the_whole_curves() -> None:
+    generator = np.random.default_rng(0)
+    size, clusters = 50_000, 30
+    first, second = generator.integers(clusters, size=(2, size))
+    flags = first == second
+    for values in (generator.normal(size=size) + 2 * flags, np.round(generator.normal(size=size) + flags, 1)):
+        trials = SortedScores.sort(values, flags)
+        drawn = np.stack(
+            [np.bincount(generator.integers(clusters, size=clusters), minlength=clusters) for _ in range(20)]
+        )
+        curves = Resampled(trials, first[trials.order], second[trials.order], clusters).curves(drawn)
+        for times, rate, cost in zip(drawn, curves.eer(), curves.min_dcf(0.01, 1.0, 1.0), strict=True):
+            weights = times[first] * np.where(flags, 1, times[second])
+            parts = [np.repeat(values[flags == kind], weights[flags == kind]) for kind in (True, False)]
+            assert rate == eer(*parts) and cost == min_dcf(*parts, 0.01)
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5), st.booleans(), st.floats(-1, 1)), min_size=1, max_size=40),
+    st.lists(st.sampled_from(["s1", "s10", "s2", "", None]), min_size=6, max_size=6),
+    st.sampled_from([["a", "b", "a!", "ab", "B", "\u00e9"], ["a", "a b", "b", "b c", "c", 'q"\\']]),
+)
+@settings(max_examples=200, deadline=None)
+def test_trials_as_columns_are_what_they_are_as_rows(
+    trials: list[tuple[int, int, bool, float]], speakers: list[str | None], names: list[str]
+) -> None:
+    enrol, test, targets, scores = zip(*trials, strict=True)
+    columns = TrialRows(names, speakers, enrol, test, targets, scores)
+    rows = list(columns)
+    assert [row["id"] for row in rows] == sorted(row["id"] for row in rows) == columns.ids
+    assert sorted((row["target"], row["score"]) for row in rows) == sorted(zip(map(int, targets), scores, strict=True))
+    text = b"".join(columns.json_lines()).decode()
+    assert text == "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    one, other = Table(columns), Table(rows)
+    assert one.ids == other.ids and one.clusters == other.clusters
+    for name in ("first", "second"):
+        np.testing.assert_array_equal(getattr(one, name), getattr(other, name))
+    np.testing.assert_array_equal(one.column("score"), other.column("score"))
+    again = TrialRows.of_rows([rows[:7], rows[7:]])
+    used = {*enrol, *test}
+    assert (again is None) == any(" " in names[index] for index in used)
+    assert again is None or list(again) == rows
+
+
+def test_ids_of_a_pair_that_comes_often_are_sorted_as_text() -> None:
+    columns = TrialRows(["a", "b"], [None, None], [0] * 12, [1] * 12, [0, 1] * 6, np.arange(12))
+    assert columns.ids[:4] == ["a b", "a b #10", "a b #11", "a b #12"]
+    found = TrialRows.of_rows([list(columns)])
+    assert found is not None and list(found) == list(columns)
+    assert TrialRows.of_rows([[*columns, columns[3]]]) is None
 
 
 @pytest.mark.parametrize(

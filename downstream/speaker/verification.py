@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,6 +19,7 @@ from headwater.data.corpus import Corpus
 from headwater.data.trials import Trials, read_trials
 from headwater.errors import DataError, HeadwaterError, UsageError
 from headwater.metrics import Eer, Measure, MinDcf, Ratio
+from headwater.metrics.trials import TrialRows
 from headwater.nn.heads import MeanPool, PooledLinear
 from headwater.nn.upstream import UpstreamSpec
 from headwater.train.classification import ClassificationAccumulator
@@ -26,6 +27,9 @@ from headwater.train.corpora import Measured, load_corpus, measured
 from headwater.train.task import Accumulator, Batch, Item, Specification, Task
 
 RATE = 16000
+TILE, WIDE = 512, 1 << 15  # enrolments and tests of one product
+SPARSE = 32  # a product may make so many scores for each that is asked for
+GATHERED = 1 << 14  # trials whose embeddings are laid side by side
 
 
 class VerificationConfig(Section):
@@ -42,17 +46,24 @@ class TrialAccumulator(Accumulator):
         super().__init__(measures)
         self.trials = trials
         self._embeddings: dict[str, np.ndarray] = {}
+        self._scored: TrialRows | None = None
 
     def add(self, output: tuple[Tensor, Tensor], batch: Batch) -> None:
-        self._embeddings.update(zip(batch.ids, output[1].double().cpu().numpy(), strict=True))
+        self.merge(dict(zip(batch.ids, output[1].double().cpu().numpy(), strict=True)))
 
     def state(self) -> dict[str, np.ndarray]:
         return self._embeddings
 
     def merge(self, state: Mapping[str, np.ndarray]) -> None:
         self._embeddings.update(state)
+        self._scored = None
 
-    def rows(self) -> list[dict[str, Any]]:
+    def rows(self) -> TrialRows:
+        if self._scored is None:
+            self._scored = self._score()
+        return self._scored
+
+    def _score(self) -> TrialRows:
         trials, utterances = self.trials, self.trials.utterances
         table = np.stack([self._embeddings[utterance.id] for utterance in utterances])
         for utterance, finite in zip(utterances, np.isfinite(table).all(1).tolist(), strict=True):
@@ -61,25 +72,31 @@ class TrialAccumulator(Accumulator):
                     f"the embedding of {utterance.id!r} is NaN or infinite: training diverged (lower optimizer.lr), or the upstream gives such values"
                 )
         table /= np.maximum(np.linalg.norm(table, axis=1, keepdims=True), 1e-12)
-        scores = np.einsum("ij,ij->i", table[trials.enrol], table[trials.test])
-        seen: Counter[str] = Counter()
-        rows = []
-        for target, enrol, test, score in zip(
-            trials.labels.tolist(), trials.enrol.tolist(), trials.test.tolist(), scores.tolist(), strict=True
-        ):
-            one, two = utterances[enrol], utterances[test]
-            name = f"{one.id} {two.id}"
-            seen[name] += 1
-            rows.append(
-                {
-                    "id": name if seen[name] == 1 else f"{name} #{seen[name]}",
-                    "target": target,
-                    "score": score,
-                    "speaker1": one.speaker,
-                    "speaker2": two.speaker,
-                }
-            )
-        return sorted(rows, key=lambda row: str(row["id"]))
+        scores = cosines(table, trials.enrol, trials.test)
+        names, speakers = zip(*((utterance.id, utterance.speaker) for utterance in utterances), strict=True)
+        return TrialRows(names, speakers, trials.enrol, trials.test, trials.labels, scores)
+
+
+def cosines(table: np.ndarray, enrol: np.ndarray, test: np.ndarray) -> np.ndarray:
+    """Products (N,) of rows of a table (U, D) with rows of length one: those of many enrolments with all their tests as one product of matrices."""
+    scores = np.empty(len(enrol), dtype=table.dtype)
+    order = np.argsort(enrol, kind="stable")
+    edges = np.searchsorted(enrol[order], np.arange(0, len(table) + TILE, TILE))
+    for tile, (low, high) in enumerate(pairwise(edges.tolist())):
+        chosen = order[low:high]
+        rows = table[tile * TILE : (tile + 1) * TILE]
+        tests = np.unique(test[chosen])
+        if len(chosen) * SPARSE >= len(rows) * len(tests):
+            for start in range(0, len(tests), WIDE):
+                part = tests[start : start + WIDE]
+                inside = chosen if len(part) == len(tests) else chosen[np.isin(test[chosen], part)]
+                product = rows @ table[part].T
+                scores[inside] = product[enrol[inside] - tile * TILE, np.searchsorted(part, test[inside])]
+        else:
+            for start in range(0, len(chosen), GATHERED):
+                some = chosen[start : start + GATHERED]
+                scores[some] = np.einsum("ij,ij->i", table[enrol[some]], table[test[some]])
+    return scores
 
 
 class Embedder(nn.Module):

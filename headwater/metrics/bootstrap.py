@@ -19,7 +19,8 @@ Statistic = Callable[[NDArray[np.int64]], Floats]
 RESAMPLES = 1000
 TAIL = 0.025  # on either side of a 95 % interval
 FEW_CLUSTERS = 10
-CHUNK = 1 << 20  # multiplicities or weights held at once
+CHUNK = 1 << 20  # weights of rows held at once
+DRAWN = 1 << 23  # multiplicities held at once
 
 
 @dataclass(frozen=True)
@@ -43,8 +44,8 @@ def multiplicities(clusters: int, seed: int, chunk: int, resamples: int = RESAMP
 
 
 def resample(statistic: Statistic, clusters: int, rows: int, seed: int = 0, resamples: int = RESAMPLES) -> Floats:
-    """The statistic (resamples,) of every resample; `rows`, the number of scored rows, bounds the memory taken."""
-    chunk = max(1, CHUNK // max(clusters, rows))
+    """The statistic (resamples, ...) of every resample; `rows`, how many scored rows each holds at once, bounds the memory taken."""
+    chunk = max(1, min(DRAWN // clusters, CHUNK // max(1, rows)))
     return np.concatenate([statistic(drawn) for drawn in multiplicities(clusters, seed, chunk, resamples)])
 
 

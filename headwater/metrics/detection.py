@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -67,30 +67,17 @@ class SortedScores:
         last = np.append(self.scores[1:] != self.scores[:-1], True)
         return slice(None) if last.all() else np.flatnonzero(last)
 
-    def rates(
-        self, convention: Convention = "interpolated", weights: NDArray[Any] | None = None
-    ) -> tuple[Floats, Floats]:
-        """`miss` and `false_alarm` (..., K + 1) from accepting all trials to rejecting all.
-
-        K is the number of distinct scores, or N by "asvspoof". `weights` (..., N) are integer multiplicities in the
-        order of `scores`; a weighted trial moves the curve by its weight at once. Rates of a class whose weights are
-        all 0 are NaN.
-        """
-        if weights is None:
-            positives = np.cumsum(self.positive, dtype=np.int64)
-            negatives = np.arange(1, len(positives) + 1) - positives
-        else:
-            positives = np.cumsum(weights * self.positive, axis=-1, dtype=np.int64)
-            negatives = np.cumsum(weights, axis=-1, dtype=np.int64) - positives
-        totals = positives[..., -1:], negatives[..., -1:]
+    def rates(self, convention: Convention = "interpolated") -> tuple[Floats, Floats]:
+        """`miss` and `false_alarm` (K + 1,) from accepting all trials to rejecting all; K is the number of distinct scores, or N by "asvspoof"."""
+        positives = np.cumsum(self.positive, dtype=np.int64)
+        negatives = np.arange(1, len(positives) + 1) - positives
+        totals = positives[-1], negatives[-1]
         if convention == "interpolated" and not isinstance(self.ends, slice):
-            positives, negatives = positives[..., self.ends], negatives[..., self.ends]
-        shape = (*positives.shape[:-1], positives.shape[-1] + 1)
-        miss, false_alarm = np.zeros(shape), np.ones(shape)
-        with np.errstate(invalid="ignore"):
-            np.divide(positives, totals[0], out=miss[..., 1:])
-            # The difference is taken on integers: 1 - negatives / total breaks exact ties of the two rates.
-            np.divide(totals[1] - negatives, totals[1], out=false_alarm[..., 1:])
+            positives, negatives = positives[self.ends], negatives[self.ends]
+        miss, false_alarm = np.zeros(len(positives) + 1), np.ones(len(positives) + 1)
+        np.divide(positives, totals[0], out=miss[1:])
+        # The difference is taken on integers: 1 - negatives / total breaks exact ties of the two rates.
+        np.divide(totals[1] - negatives, totals[1], out=false_alarm[1:])
         return miss, false_alarm
 
 

@@ -117,12 +117,8 @@ class Eer(_Declared):
 
     def statistic(self, table: Table) -> Statistic:
         """The value of every resample, NaN where a class is empty."""
-        trials, weights = table.trials, table.weights(table.trials.order)
-
-        def rate(drawn: NDArray[np.int64]) -> Floats:
-            return 100 * eer_of_rates(*trials.rates(self.convention, weights(drawn)), self.convention)
-
-        return rate
+        trials = table.resampled(self.convention)
+        return lambda drawn: 100 * trials.curves(drawn).eer()
 
     def bounds(self, table: Table) -> Bounds:
         """The least and greatest possible value."""
@@ -147,19 +143,16 @@ class MinDcf(_Declared):
 
     def value(self, table: Table) -> float:
         """Without unit. Raises DataError when a class is empty."""
-        return float(self._cost(*table.trials.rates()))
+        return float(min_dcf_of_rates(*table.trials.rates(), self.p_target, self.c_miss, self.c_fa))
 
     def statistic(self, table: Table) -> Statistic:
         """The value of every resample, NaN where a class is empty."""
-        trials, weights = table.trials, table.weights(table.trials.order)
-        return lambda drawn: self._cost(*trials.rates(weights=weights(drawn)))
+        trials = table.resampled("interpolated")
+        return lambda drawn: trials.curves(drawn).min_dcf(self.p_target, self.c_miss, self.c_fa)
 
     def bounds(self, table: Table) -> Bounds:
         """The least and greatest possible value."""
         return 0.0, 1.0
-
-    def _cost(self, miss: Floats, false_alarm: Floats) -> Floats:
-        return min_dcf_of_rates(miss, false_alarm, self.p_target, self.c_miss, self.c_fa)
 
 
 Measure = Ratio | Mean | Eer | MinDcf
@@ -189,8 +182,20 @@ def evaluate(measures: Iterable[Measure], rows: Iterable[Row], seed: int = 0) ->
     The same rows in any order and the same seed give the same numbers. Raises DataError when there are no rows, an id
     is missing or repeated, or a row lacks a number that a measure reads.
     """
-    table = Table(rows)
-    return {measure.name: _metric(measure, table, seed) for measure in measures}
+    table, measures = Table(rows), list(measures)
+    values = [measure.value(table) for measure in measures]
+    statistics = [measure.statistic(table) for measure in measures]
+    # All measures are asked of the same resamples.
+    drawn = resample(
+        lambda drawn: np.stack([statistic(drawn) for statistic in statistics], axis=1),
+        table.clusters,
+        _held(measures, table),
+        seed,
+    )
+    return {
+        measure.name: _metric(measure, table, value, resampled)
+        for measure, value, resampled in zip(measures, values, drawn.T, strict=True)
+    }
 
 
 def paired_difference(measure: Measure, rows_a: Iterable[Row], rows_b: Iterable[Row], seed: int = 0) -> Metric:
@@ -203,7 +208,7 @@ def paired_difference(measure: Measure, rows_a: Iterable[Row], rows_b: Iterable[
     same_data(a, b)
     value = measure.value(a) - measure.value(b)
     of_a, of_b = measure.statistic(a), measure.statistic(b)
-    values = resample(lambda drawn: of_a(drawn) - of_b(drawn), a.clusters, len(a), seed)
+    values = resample(lambda drawn: of_a(drawn) - of_b(drawn), a.clusters, _held([measure], a), seed)
     ends = measure.bounds(a), measure.bounds(b)
     bounds = None if ends[0] is None or ends[1] is None else (ends[0][0] - ends[1][1], ends[0][1] - ends[1][0])
     found = interval(values, value, a.clusters, bounds)
@@ -214,9 +219,12 @@ def paired_difference(measure: Measure, rows_a: Iterable[Row], rows_b: Iterable[
     )  # fmt: skip
 
 
-def _metric(measure: Measure, table: Table, seed: int) -> Metric:
-    value = measure.value(table)
-    values = resample(measure.statistic(table), table.clusters, len(table), seed)
+def _held(measures: Iterable[Measure], table: Table) -> int:
+    """How many rows a resample holds at once: those of detection hold none."""
+    return 0 if all(isinstance(measure, Eer | MinDcf) for measure in measures) else len(table)
+
+
+def _metric(measure: Measure, table: Table, value: float, values: Floats) -> Metric:
     found = interval(values, value, table.clusters, measure.bounds(table))
     return Metric(
         value, measure.unit, measure.higher_is_better, len(table), found.ci95, measure.chance, table.clusters,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -12,7 +12,9 @@ from numpy.typing import NDArray
 
 from headwater.errors import DataError
 from headwater.metrics.bootstrap import Statistic
-from headwater.metrics.detection import SortedScores
+from headwater.metrics.detection import Convention, SortedScores
+from headwater.metrics.resampled import Resampled
+from headwater.metrics.trials import TrialRows
 
 Row = Mapping[str, Any]
 Weights = Callable[[NDArray[np.int64]], NDArray[np.int64]]
@@ -28,10 +30,13 @@ class Table:
     """
 
     def __init__(self, rows: Iterable[Row]) -> None:
-        self.rows = sorted(rows, key=_id)
+        self._resampled: dict[str, Resampled] = {}
+        self.rows: Sequence[Row] = rows if isinstance(rows, TrialRows) else sorted(rows, key=_id)
         if not self.rows:
             raise DataError("There are no scored rows, so there is nothing to measure.")
-        self.ids = [_id(row) for row in self.rows]
+        if isinstance(self.rows, TrialRows):
+            self.first, self.second, self.clusters = self.rows.clusters()
+            return
         for one, other in zip(self.ids, self.ids[1:]):
             if one == other:
                 raise DataError(
@@ -44,11 +49,19 @@ class Table:
             np.fromiter((index[pair[side]] for pair in pairs), dtype=np.int64, count=len(pairs)) for side in (0, 1)
         )
 
+    @cached_property
+    def ids(self) -> list[str]:
+        """The id of every row."""
+        return self.rows.ids if isinstance(self.rows, TrialRows) else [_id(row) for row in self.rows]
+
     def __len__(self) -> int:
         return len(self.rows)
 
     def column(self, name: str) -> NDArray[np.float64]:
         """The numbers (N,) float64 under `name`. Raises DataError naming the first row where it is no finite number."""
+        held = self.rows.column(name) if isinstance(self.rows, TrialRows) else None
+        if held is not None:
+            return held
         return np.fromiter((_number(row, name) for row in self.rows), dtype=np.float64, count=len(self))
 
     @cached_property
@@ -60,13 +73,21 @@ class Table:
             raise DataError(f"Row {row['id']!r} has the target {row['target']!r}; it is 1 to accept or 0 to reject.")
         return SortedScores.sort(self.column("score"), targets == 1)
 
-    def weights(self, order: NDArray[np.int64] | None = None) -> Weights:
-        """From multiplicities (R, S) of clusters to those of rows (R, N), the rows taken in `order`.
+    def resampled(self, convention: Convention) -> Resampled:
+        """The rows as trials to be resampled, made once for all measures."""
+        if convention not in self._resampled:
+            trials = self.trials
+            sides = self.first[trials.order], self.second[trials.order]
+            self._resampled[convention] = Resampled(trials, *sides, self.clusters, convention)
+        return self._resampled[convention]
+
+    def weights(self) -> Weights:
+        """From multiplicities (R, S) of clusters to those of rows (R, N).
 
         A trial of speakers i and j occurs m_i m_j times. One of a single speaker (a target trial) occurs m_i times:
         it was drawn with that speaker once, and m_i^2 would nearly triple the variance of the miss rate.
         """
-        first, second = (side if order is None else side[order] for side in (self.first, self.second))
+        first, second = self.first, self.second
         if np.array_equal(first, second):
             return lambda drawn: drawn[:, first]
         single = first == second

@@ -7,7 +7,7 @@ overlap, because what is hard for one system tends to be hard for the other.
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from typing import Any
 from headwater.errors import DataError
 from headwater.metrics.base import Metric, number
 from headwater.metrics.measures import measure_from_json, paired_difference
+from headwater.metrics.rows import Row
 from headwater.results.table import load_metrics, load_result, read_scores
 
 
@@ -91,7 +92,7 @@ def compare(folder_a: str | Path, folder_b: str | Path, split: str = "test", wid
     return "\n".join(lines) + "\n"
 
 
-def _comparison(name: str, a: Metric, b: Metric, rows: tuple[list[dict[str, Any]], list[dict[str, Any]]]) -> Comparison:
+def _comparison(name: str, a: Metric, b: Metric, rows: tuple[Sequence[Row], Sequence[Row]]) -> Comparison:
     assert a.measure is not None  # `_alike` saw to it
     return Comparison(name, a, b, paired_difference(measure_from_json(a.measure), *rows))
 

@@ -7,18 +7,29 @@ import os
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from headwater.errors import HeadwaterError
 
+if TYPE_CHECKING:
+    from headwater.metrics.rows import Row
+
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Write a file as a whole. `HeadwaterError` where it cannot be written (a full disk, a read-only folder); what stood there before stays then."""
+    """Write a file as a whole. Raises as `write_chunks` does."""
+    write_chunks(path, [content])
+
+
+def write_chunks(path: Path, chunks: Iterable[bytes]) -> None:
+    """Write a file as a whole, a piece at a time.
+
+    `HeadwaterError` where it cannot be written (a full disk, a read-only folder); what stood there before stays then.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(temporary, "wb") as file:
-            file.write(content)
+            file.writelines(chunks)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
@@ -26,7 +37,7 @@ def write_bytes(path: Path, content: bytes) -> None:
         with suppress(OSError):
             temporary.unlink()
         raise HeadwaterError(
-            f"{path}: cannot be written ({error.strerror}); free some space or choose another folder with -p, then run the same command again"
+            f"{path}: cannot be written ({error.strerror}); free some space or choose another place, then run the same command again"
         ) from None
 
 
@@ -35,9 +46,14 @@ def write_json(path: Path, value: Any) -> None:
     write_bytes(path, (json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode())
 
 
-def write_rows(path: Path, rows: Iterable[dict[str, Any]]) -> None:
+def write_rows(path: Path, rows: Iterable[Row]) -> None:
     """JSON lines."""
-    write_bytes(path, "".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows).encode())
+    from headwater.metrics.trials import TrialRows  # numpy, which listing names does without
+
+    if isinstance(rows, TrialRows):
+        write_chunks(path, rows.json_lines())
+    else:
+        write_chunks(path, ((json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n").encode() for row in rows))
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:

@@ -13,8 +13,10 @@ import io
 import json
 import shutil
 import textwrap
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -22,17 +24,23 @@ from headwater.errors import DataError, UsageError, nearest
 from headwater.metrics.base import Metric, number
 from headwater.metrics.measures import evaluate, measure_from_json
 from headwater.metrics.rows import Row
+from headwater.metrics.trials import TrialRows
+from headwater.results.grid import spreads
 
 TableFormat = Literal["text", "csv", "html"]
 
 SCHEMA = 1
 REQUIRED = ("schema", "status", "upstream", "downstream", "metrics", "seed")
+LINES = 1 << 14  # of scores, read at a time
 NARROWEST = 10  # characters left to a column of words when a table is squeezed
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One row of a table: a run, or the pooled folds of a system. `metrics` are by name, in the order of the run."""
+    """One row of a table: a run, or the pooled folds of a system.
+
+    metrics: by name, in the order of the run. spreads: their mean and standard deviation over seeds, and how many, where the run trained several.
+    """
 
     upstream: str
     selection: str
@@ -40,6 +48,7 @@ class Entry:
     seed: str
     metrics: dict[str, Metric]
     folders: tuple[Path, ...]
+    spreads: Mapping[str, tuple[float, float, int]] = field(default_factory=dict)
 
     @property
     def label(self) -> str:
@@ -89,13 +98,30 @@ def load_metrics(folder: str | Path, split: str) -> dict[str, Metric]:
         raise DataError(f"{Path(folder) / 'result.json'}, metrics, {split}: {error}") from None
 
 
-def read_scores(folder: str | Path, split: str) -> list[dict[str, Any]]:
-    """The rows of `scores/SPLIT.jsonl`. Raises DataError naming the file and the line that is not a JSON object."""
+def read_scores(folder: str | Path, split: str) -> Sequence[Row]:
+    """The rows of `scores/SPLIT.jsonl`, trials as columns. Raises DataError naming the file and the line that is not a JSON object."""
     path = Path(folder) / "scores" / f"{split}.jsonl"
     if not path.is_file():
         raise DataError(f"{path} does not exist; evaluate the run again (-m evaluate -e {folder}) to write its scores.")
-    lines = path.read_bytes().splitlines()
-    return [_parse(line, f"{path}, line {i}") for i, line in enumerate(lines, 1) if line.strip()]
+    return TrialRows.of_rows(_chunks(path)) or [row for rows in _chunks(path) for row in rows]
+
+
+def _chunks(path: Path) -> Iterator[list[dict[str, Any]]]:
+    first = 1
+    with open(path, "rb") as file:
+        while lines := list(islice(file, LINES)):
+            yield _rows(lines, path, first)
+            first += len(lines)
+
+
+def _rows(lines: list[bytes], path: Path, first: int) -> list[dict[str, Any]]:
+    """The objects on some lines; one parse for all of them is several times as fast as one a line, which finds a fault."""
+    with suppress(DataError, KeyError):
+        there = [line for line in lines if line.strip()]
+        found = _parse(b'{"rows": [' + b",".join(there) + b"]}", "")["rows"]
+        if len(found) == len(there) and all(type(row) is dict for row in found):
+            return list(found)
+    return [_parse(line, f"{path}, line {i}") for i, line in enumerate(lines, first) if line.strip()]
 
 
 def entries(folders: Sequence[str | Path], split: str = "test", pool: bool = False) -> list[Entry]:
@@ -159,7 +185,10 @@ def _entry(folder: Path, split: str) -> Entry:
     upstream = result["upstream"]
     selection = str(upstream.get("selection", "")) + (", fine-tuned" if upstream.get("fine_tuned") else "")
     name, task, seed = str(upstream["name"]), str(result["downstream"]["name"]), str(result["seed"])
-    return Entry(name, selection, task, seed, load_metrics(folder, split), (folder,))
+    metrics, over_seeds = load_metrics(folder, split), spreads(result, split)
+    if count := max((n for _, _, n in over_seeds.values()), default=0):
+        seed = f"{seed} to {int(seed) + count - 1}"
+    return Entry(name, selection, task, seed, metrics, (folder,), over_seeds)
 
 
 def _pooled(runs: Sequence[Entry], split: str) -> Entry:
@@ -176,7 +205,7 @@ def _pooled(runs: Sequence[Entry], split: str) -> Entry:
             rows.append(row)
     measures = [_common_measure(runs, name) for name in runs[0].metrics]
     seeds = sorted({run.seed for run in runs}, key=lambda seed: (len(seed), seed))
-    return replace(runs[0], seed=", ".join(seeds), metrics=evaluate(measures, rows), folders=tuple(folders))
+    return replace(runs[0], seed=", ".join(seeds), spreads={}, metrics=evaluate(measures, rows), folders=tuple(folders))
 
 
 def _common_measure(runs: Sequence[Entry], name: str) -> Any:
@@ -210,9 +239,13 @@ def _size(entry: Entry) -> str:
     return " / ".join(dict.fromkeys(str(metric.n) for metric in entry.metrics.values()))
 
 
-def _cell(metric: Metric | None) -> str:
+def _cell(metric: Metric | None, over_seeds: tuple[float, float, int] | None = None) -> str:
+    """A number with its interval; of several seeds their mean and standard deviation instead."""
     if metric is None:
         return ""
+    if over_seeds is not None:
+        mean, sd, _ = over_seeds
+        return f"{number(mean, metric.unit)} ± {number(sd, metric.unit)}"
     value = number(metric.value, metric.unit)
     if metric.ci95 is None:
         return value
@@ -229,7 +262,7 @@ def _grid(rows: Sequence[Entry]) -> tuple[list[str], list[list[str]]]:
     head += [f"{name} ({units[name]})" if units[name] else name for name in names]
     body = [
         [row.upstream, row.selection, row.task, row.seed, *([str(len(row.folders))] if folds else []), _size(row)]
-        + [_cell(row.metrics.get(name)) for name in names]
+        + [_cell(row.metrics.get(name), row.spreads.get(name)) for name in names]
         for row in rows
     ]
     return head, [[_printable(cell) for cell in cells] for cells in body]
@@ -256,7 +289,9 @@ def _text(rows: Sequence[Entry], width: int) -> str:
         lines = [line for task in tasks for line in [*_block([row for row in rows if row.task == task], width), ""]]
     else:
         lines = [*_block(rows, width), ""]
-    footer = ["[ ]: 95 % interval"] if any(metric.ci95 for row in rows for metric in row.metrics.values()) else []
+    single = [metric for row in rows for name, metric in row.metrics.items() if name not in row.spreads]
+    footer = ["[ ]: 95 % interval"] if any(metric.ci95 for metric in single) else []
+    footer += ["±: standard deviation over seeds"] if any(row.spreads for row in rows) else []
     notes = [
         line for note in _notes(rows) for line in textwrap.wrap(f"- {note}", max(width, 40), subsequent_indent="  ")
     ]
@@ -316,10 +351,12 @@ def _aligned(head: Sequence[str], body: Sequence[Sequence[str]], words: int) -> 
 def _csv(rows: Sequence[Entry], split: str) -> str:
     names = _columns(rows)
     ends = ("", "_low", "_high", "_unit", "_chance")
+    seeds = any(row.spreads for row in rows)
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(["upstream", "selection", "task", "split", "seed", "folds", "n", "clusters"]
-                    + [name + end for name in names for end in ends] + ["folder"])  # fmt: skip
+                    + [name + end for name in names for end in ends]
+                    + [name + end for name in names for end in ("_mean", "_sd", "_seeds") if seeds] + ["folder"])  # fmt: skip
     for row in rows:
         clusters = " / ".join(dict.fromkeys(str(metric.clusters) for metric in row.metrics.values()))
         cells: list[Any] = [
@@ -336,6 +373,8 @@ def _csv(rows: Sequence[Entry], split: str) -> str:
             metric = row.metrics.get(name)
             low, high = (metric and metric.ci95) or (None, None)
             cells += [None] * len(ends) if metric is None else [metric.value, low, high, metric.unit, metric.chance]
+        for name in names if seeds else ():
+            cells += row.spreads.get(name, (None, None, None))
         writer.writerow([*cells, " ".join(map(str, row.folders))])
     return buffer.getvalue()
 
@@ -353,6 +392,8 @@ def _html(rows: Sequence[Entry], split: str) -> str:
         "<tr>" + "".join(f'<td class="whole">{html.escape(cell)}</td>' for cell in cells) + "</tr>" for cells in body
     ]
     parts.append("</tbody></table></div><p>In brackets: 95 % interval.</p>")
+    if any(row.spreads for row in rows):
+        parts.append("<p>±: standard deviation over seeds.</p>")
     if notes := _notes(rows):
         parts.append("<ul>" + "".join(f"<li>{html.escape(note)}</li>" for note in notes) + "</ul>")
     return page(f"Results on {split}", "".join(parts) + "".join(_drawings(rows)))
