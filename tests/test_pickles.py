@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 import os
 import pickle
+import re
 import sys
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -149,6 +151,101 @@ def test_a_stand_in_keeps_no_state_that_could_be_called() -> None:
     for state in ({"__setstate__": called.append, "__class__": dict, 3: "x", "kept": 1}, {"more": 2}, [1], None, "x"):
         stand_in.__setstate__(state)
     assert not called and type(stand_in) is StandIn and vars(stand_in) == {"kept": 1, "more": 2}
+
+
+def test_pythons_own_containers_are_read_under_their_old_names(tmp_path: Path) -> None:
+    """As omegaconf's files of protocol 2 have them; torch.save writes them as classes when they are values."""
+    body = (
+        b"}("
+        + text("kinds")
+        + b"("
+        + b"".join(b"c__builtin__\n" + name + b"\n" for name in (b"dict", b"list", b"long", b"unicode", b"bool"))
+        + b"t"
+        + text("held")
+        + b"ccollections\ndefaultdict\n(c__builtin__\ndict\ntR("
+        + text("a")
+        + b"K\x01uu"
+    )
+    path = tmp_path / "states.ckpt"
+    for numbers in (0x1950A86A20F9469CFC6C, 1001, {}):  # what stands before the content in the older format
+        with path.open("ab") as file:
+            pickle.dump(numbers, file, protocol=2)
+    with path.open("ab") as file:
+        file.write(b"\x80\x02" + body + b".")
+        pickle.dump([], file, protocol=2)
+    read = read_pickle(path)
+    assert read == {"kinds": (dict, list, int, str, bool), "held": {"a": 1}} and type(read["held"]) is dict
+
+
+@pytest.mark.parametrize(
+    ("asked", "body"),
+    [
+        ("eval", b"c__builtin__\neval\n" + text("1") + b"\x85R"),
+        ("exec", b"cbuiltins\nexec\n" + text("1") + b"\x85R"),
+        ("getattr", b"c__builtin__\ngetattr\n"),
+        ("type", b"cbuiltins\ntype\n"),
+        ("system", b"cos\nsystem\n" + text("true") + b"\x85R"),
+        ("Popen", b"csubprocess\nPopen\n" + text("true") + b"\x85R"),
+        ("dictconfig.os.system", b"comegaconf\ndictconfig.os.system\n"),
+        ("omegaconf.dictconfig.DictConfig.__class__", b"comegaconf.dictconfig\nDictConfig.__class__\n"),
+        ("fairseq.utils.import_user_module", b"cfairseq.utils\nimport_user_module\n" + text("x") + b"\x85R"),
+        ("torch.hub.load", b"ctorch.hub\nload\n" + text("a/b") + text("c") + b"\x86R"),
+    ],
+)
+def test_what_a_checkpoint_of_fairseq_may_hold_opens_no_other_door(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, asked: str, body: bytes
+) -> None:
+    from headwater.fairseq import read_fairseq
+
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "checkpoint.pt"
+    numbers = b"".join(pickle.dumps(value, protocol=2) for value in (0x1950A86A20F9469CFC6C, 1001, {}))
+    path.write_bytes(numbers + b"\x80\x02}(" + text("cfg") + body + b"u.")
+    with pytest.raises(
+        DataError, match=rf"checkpoint\.pt asks for '(\w+\.)*{re.escape(asked)}'.*nothing in it was run"
+    ):
+        read_fairseq(path)
+
+
+@pytest.mark.parametrize("made_by", ["__setstate__", "a call"])
+def test_stand_ins_for_omegaconf_run_nothing_that_their_state_names(tmp_path: Path, made_by: str) -> None:
+    from headwater.fairseq import STAND_INS, plain
+
+    # DictConfig, with a state that has methods of Python's own in the place of its own.
+    state = b"}(" + text("__setstate__") + b"cbuiltins\nlist\n" + text("_content") + b"}(" + text("a") + b"K\x01uu"
+    made = b"comegaconf.dictconfig\nDictConfig\n" + (b")\x81" if made_by == "__setstate__" else text("x") + b"\x85R")
+    path = tmp_path / "checkpoint.pt"
+    numbers = b"".join(pickle.dumps(value, protocol=2) for value in (0x1950A86A20F9469CFC6C, 1001, {}))
+    path.write_bytes(numbers + b"\x80\x02" + made + state + b"b." + pickle.dumps([], protocol=2))
+    read = read_pickle(path, STAND_INS)
+    assert isinstance(read, StandIn) and "__setstate__" not in vars(read)
+    assert plain(read, path) == {"a": 1}
+
+
+def archive(path: Path, source: Path, *, packed: bool = False, member: str | None = None) -> Path:
+    """What `torch.save` wrote, as another archive."""
+    with zipfile.ZipFile(source) as whole, zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED if packed else 0) as made:
+        for item in whole.infolist():
+            made.writestr(item.filename, whole.read(item))
+        if member is not None:
+            made.writestr(member, b"x")
+    return path
+
+
+def test_archives_that_unpack_to_more_than_they_are_or_lead_out_are_refused(tmp_path: Path) -> None:
+    source = save(tmp_path / "states.ckpt", {"weight": torch.zeros(300_000)}, True)
+    bomb = archive(tmp_path / "bomb.ckpt", source, packed=True)
+    assert bomb.stat().st_size < source.stat().st_size / 100
+    with pytest.raises(
+        DataError, match=r"bomb\.ckpt: no archive that PyTorch wrote: it would unpack to more than it is"
+    ):
+        read_pickle(bomb)
+    for name in ("states/../../outside", "/outside"):
+        led = archive(tmp_path / "led.ckpt", source, member=name)
+        with pytest.raises(DataError, match=r"led\.ckpt: no archive that PyTorch wrote: '.*outside' leads out of it"):
+            read_pickle(led)
+    assert not list(tmp_path.parent.glob("outside"))
+    assert torch.equal(read_pickle(source)["weight"], torch.zeros(300_000))
 
 
 @formats
