@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from datetime import timedelta
 from typing import Any
 
 import torch
@@ -10,6 +11,9 @@ import torch.distributed as dist
 from torch import Tensor
 
 from headwater.errors import UsageError
+
+# One rank may extract features for hours while the others wait; a rank that died is torchrun's to notice.
+PATIENCE = timedelta(days=7)
 
 
 class World:
@@ -20,7 +24,7 @@ class World:
         self.rank = int(os.environ.get("RANK", "0"))
         if self.ranks > 1 and not dist.is_initialized():
             try:
-                dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+                dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=PATIENCE)
             except (RuntimeError, ValueError) as error:
                 raise UsageError(
                     f"WORLD_SIZE={self.ranks} is set, yet the other processes cannot be reached ({error}); start with torchrun"
