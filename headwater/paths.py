@@ -20,3 +20,8 @@ def expert_root(kind: str) -> Path:
 def cache_root() -> Path:
     """`HEADWATER_CACHE`, or `~/.cache/headwater`."""
     return Path(os.environ.get("HEADWATER_CACHE") or Path.home() / ".cache" / "headwater").expanduser()
+
+
+def store_root() -> Path:
+    """Where frozen features are kept: `HEADWATER_STORE`, or `features` in the cache."""
+    return Path(os.environ.get("HEADWATER_STORE") or cache_root() / "features").expanduser()

@@ -27,6 +27,14 @@ def shared() -> Path:
     return SHARED
 
 
+@pytest.fixture(scope="session", autouse=True)
+def feature_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where tests keep frozen features: never where the user's lie."""
+    folder = tmp_path_factory.mktemp("features")
+    os.environ["HEADWATER_STORE"] = str(folder)
+    return folder
+
+
 @pytest.fixture(scope="session")
 def demo_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A cache with the demo corpus in it, made once for all test processes."""

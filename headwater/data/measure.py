@@ -31,12 +31,14 @@ def measure(
     resample: bool = False,
     channel: str | int = "single",
     skip_bad: bool = False,
+    decode: bool = True,
 ) -> tuple[tuple[Utterance, ...], np.ndarray, list[Skipped]]:
     """The usable utterances in their order, their samples at `sample_rate` (int64), and (id, path, reason) of those
     left out.
 
     Headers are read by a few threads, each file once. What is wrong inside a file shows itself only when it is decoded:
-    `headwater.audio.read` says so then. To leave such files out, too, `skip_bad` decodes every file once.
+    `headwater.audio.read` says so then. To leave such files out, too, `skip_bad` decodes every file once, unless
+    `decode` is False: then the caller looks after them.
 
     Raises
     ------
@@ -62,7 +64,7 @@ def measure(
             lengths.append(_num_samples(utterance, header, sample_rate))
         else:
             skipped.append((utterance.id, str(utterance.path), str(reason)))
-    if skip_bad:
+    if skip_bad and decode:
         usable, lengths = _decodable(usable, lengths, skipped, sample_rate, resample, channel)
     if skipped and (not skip_bad or not usable):
         shown = "".join(f"\n  {reason}" for _, _, reason in skipped[:_SHOWN])

@@ -136,24 +136,28 @@ def length_table(files: Sequence[tuple[str, int]]) -> str:
 
 
 def manifest(rows: Sequence[Made]) -> str:
-    """The list that headwater reads: speakers where all are known, and splits where train and test are there."""
-    known = {
-        "split": [one.utterance.split or split_of(one.group) for one in rows],
-        "speaker": [one.utterance.speaker for one in rows],
-    }
+    """The list of a folder, see `manifest_table`; a group that is called after a split says it."""
+    return manifest_table(
+        [(place(one.group, one.utterance.id), one.utterance, one.utterance.split or split_of(one.group), one.frames) for one in rows]
+    )
+
+
+def manifest_table(rows: Sequence[tuple[str, Utterance, str | None, int]]) -> str:
+    """The list that headwater reads, of (path, utterance, split, frames): speakers where all are known, and splits where train and test are there."""
+    known = {"split": [split for _, _, split, _ in rows], "speaker": [one.speaker for _, one, _, _ in rows]}
     if not {"train", "test"} <= set(known["split"]):
         del known["split"]
     known = {name: column for name, column in known.items() if all(column)}
-    labels = sorted({label for one in rows for label in one.utterance.labels} - {"path", "id", "frames", *known})
+    labels = sorted({label for _, one, _, _ in rows for label in one.labels} - {"path", "id", "frames", *known})
     cells = [
         [
-            place(one.group, one.utterance.id),
-            one.utterance.id,
+            path,
+            one.id,
             *(str(column[number]) for column in known.values()),
-            str(one.frames),
-            *(one.utterance.labels.get(label, "") for label in labels),
+            str(frames),
+            *(one.labels.get(label, "") for label in labels),
         ]
-        for number, one in enumerate(rows)
+        for number, (path, one, _, frames) in enumerate(rows)
     ]
     return _table(["path", "id", *known, "frames", *labels], cells)
 

@@ -17,11 +17,20 @@ _LIBRARIES = tuple(
     {Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "platstdlib", "purelib", "platlib")}
 )
 
+# What these decide is in the bank by its value (the card, the settings, the weights), or is no part of a feature.
+ASIDE = tuple(
+    f"headwater.{name}"
+    for name in (
+        "cli", "download", "errors", "loading", "metrics", "paths", "progress", "registry", "results", "store", "train",
+    )
+)  # fmt: skip
+
 
 def sources_sha256(modules: Iterable[str]) -> str | None:
     """sha256 over the sources of these modules and of all that they import of headwater's and of the user's own, by module name.
 
-    Libraries (what is installed, and Python's own) are left to their versions. None where the source of one of `modules` is not there.
+    Libraries (what is installed, and Python's own) are left to their versions, and imports of `ASIDE` are not followed. None where the source of one of
+    `modules` is not there.
     """
     files: dict[str, Path] = {}
     waiting = [(name, _file(name)) for name in modules]
@@ -32,7 +41,9 @@ def sources_sha256(modules: Iterable[str]) -> str | None:
         if name in files or (_installed(file) and not name.startswith("headwater")):
             continue
         files[name] = file
-        waiting += [(other, found) for other in _imports(name, file) if (found := _file(other)) is not None]
+        waiting += [
+            (other, found) for other in _imports(name, file) if not _aside(other) and (found := _file(other)) is not None
+        ]
     digest = hashlib.sha256()
     for name in sorted(files):
         content = files[name].read_bytes()
@@ -46,6 +57,10 @@ def is_library(name: str) -> bool:
     return not name.startswith("headwater") and (
         (file is not None and _installed(file)) or (file is None and name in sys.builtin_module_names)
     )
+
+
+def _aside(name: str) -> bool:
+    return any(name == one or name.startswith(f"{one}.") for one in ASIDE)
 
 
 def _installed(file: Path) -> bool:
