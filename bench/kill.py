@@ -32,7 +32,7 @@ OURS = tuple(f"{ROOT / folder}{os.sep}" for folder in ("headwater", "upstream", 
 PHASES = {
     ("runner.py", "extract"): "extraction",
     ("loop.py", "fit"): "training",
-    ("probing.py", "evaluate"): "evaluation",
+    ("probing.py", "evaluate_each"): "evaluation",
     ("pretraining.py", "losses"): "evaluation",
     ("files.py", "write_bytes"): "writing",
 }
@@ -125,7 +125,7 @@ def commands(folder: Path) -> dict[str, list[str]]:
 
     corpus = make_corpus(folder, speakers=2, utterances=10, seconds=0.3)
     labels = make_labels(folder, speakers=2, utterances=10, seconds=0.3)
-    common = ["run", "-u", "fbank_no_cmvn", "--data", str(corpus), "-o", HARD]
+    common = ["run", "-u", "fbank_no_cmvn", "--no-cache", "--data", str(corpus), "-o", HARD]
     return {
         "phone": [*common, "-d", "phone", "-o", f"data.labels={labels}", "-o", "task.hidden=8"],
         "speaker": [*common, "-d", "speaker", "-o", "task.projector=8,,runner.patience=2"],

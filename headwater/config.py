@@ -31,6 +31,9 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", validate_default=True, allow_inf_nan=False)
 
 
+Settings = TypeVar("Settings", bound=Section)
+
+
 class FeatureSet(Section):
     """What precomputed features are, and their time: the centre of frame k is sample `offset + k * stride`."""
 
@@ -154,9 +157,40 @@ class SpecAugConfig(Section):
 
 
 class StoreConfig(Section):
-    """Frozen features are computed once and kept in memory where they fit."""
+    """Frozen features are computed once and kept: on disk for other runs, too, and in memory where the disk does not take them."""
+
+    cache: bool = Field(True, description="keep them on disk (HEADWATER_STORE); --no-cache")
+    budget_gib: float | None = Field(
+        None, ge=0, description="what the disk may be used for in all; half of what is free there when not given"
+    )
+    memory_gib: float = Field(4.0, ge=0, description="what main memory may hold of what is not on disk")
+    dtype: Literal["float32", "float16"] = Field("float32", description="what is kept")
+    extract_dtype: Literal["float32", "bfloat16"] = Field("float32", description="what the encoder computes in")
+
+
+class WaveformStore(Section):
+    """Waveforms are read once and kept in memory where they fit."""
 
     memory_gib: float = Field(4.0, ge=0)
+
+
+class GridConfig(Section):
+    """What is trained side by side, from one pass over the features: every layer, several seeds, several learning rates, and all combinations of them."""
+
+    layers: Literal["all"] | None = Field(None, description="all: a probe on every layer beside the weighted sum")
+    seeds: int = Field(1, ge=1, le=100, description="so many, from `seed` on: of initialisation and dropout")
+    lrs: list[Annotated[float, Field(gt=0)]] = Field(
+        default_factory=list, max_length=32, description="learning rates, in the place of optimizer.lr; dev chooses"
+    )
+
+    @field_validator("lrs")
+    @classmethod
+    def _ascending(cls, values: list[float]) -> list[float]:
+        return sorted(set(values))
+
+    @property
+    def many(self) -> bool:
+        return self.layers is not None or self.seeds > 1 or len(self.lrs) > 1
 
 
 POLYNOMIAL_END = 1e-7  # of transformers.get_scheduler
@@ -178,7 +212,6 @@ class TrainingConfig(Section):
         return self
 
 
-Training = TypeVar("Training", bound=TrainingConfig)
 
 
 class RunConfig(TrainingConfig):
@@ -187,9 +220,63 @@ class RunConfig(TrainingConfig):
     upstream: UpstreamConfig
     downstream: str
     task: dict[str, Any] = Field(default_factory=dict, description="the task's own settings (`headwater show TASK`)")
+    probe: Literal["head", "ridge", "logistic", "knn"] = Field(
+        "head", description="the task's head, trained; or a probe that needs no tuning in its place"
+    )
+    grid: GridConfig = Field(default_factory=GridConfig)
     data: DataConfig = Field(default_factory=DataConfig)
     specaug: SpecAugConfig | None = None
     store: StoreConfig = Field(default_factory=StoreConfig)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_rate(cls, settings: Any) -> Any:
+        """A grid of one learning rate is the plain run at this rate."""
+        grid = settings.get("grid") if isinstance(settings, dict) else None
+        rates = grid.get("lrs") if isinstance(grid, dict) else None
+        if not isinstance(rates, list) or len({str(rate) for rate in rates}) != 1:
+            return settings
+        return merge(settings, {"grid": {"lrs": []}, "optimizer": {"lr": rates[0]}})
+
+    @model_validator(mode="after")
+    def _grid_fits(self) -> RunConfig:
+        if self.grid.many:
+            asked = "--layers all, --seeds and --lr-grid"
+            if self.upstream.trainable:
+                raise ValueError(
+                    f"{asked} train many probes on features computed once; with -f (--fine_tune) there are none: run them one by one"
+                )
+            if self.probe != "head":
+                raise ValueError(f"{asked} train the task's head; --probe {self.probe} is computed, and has no grid")
+            if self.runner.precision == "fp16":
+                raise ValueError(
+                    f"{asked} need runner.precision fp32 or bf16: fp16 scales the loss of all arms by one factor, and one that diverges would change it"
+                )
+            if self.scheduler.name == "polynomial" and self.grid.lrs and self.grid.lrs[0] <= POLYNOMIAL_END:
+                raise ValueError(f"the polynomial schedule ends at {POLYNOMIAL_END:g}: every rate of --lr-grid must be larger")
+        return self
+
+
+class ShardConfig(Section):
+    """How an extraction is cut: a shard holds about so much, whichever is less."""
+
+    seconds: float = Field(600.0, gt=0, description="of audio")
+    mib: float = Field(64.0, gt=0, description="of features")
+
+
+class ExtractConfig(Section):
+    """Everything that decides an extraction."""
+
+    upstream: UpstreamConfig
+    data: DataConfig = Field(default_factory=DataConfig)
+    splits: list[str] = Field(default_factory=list, description="of the corpus; all of it when empty")
+    sample_rate: int = Field(
+        16000, ge=1, description="that audio is read at, in Hz, as tasks do; resampled from there for other upstreams"
+    )
+    pooled: bool = Field(False, description="the mean over each utterance in the place of its frames")
+    store: StoreConfig = Field(default_factory=StoreConfig)
+    batch: BatchConfig = Field(default_factory=BatchConfig)
+    shard: ShardConfig = Field(default_factory=ShardConfig)
 
 
 class PretrainConfig(TrainingConfig):
@@ -205,7 +292,7 @@ class PretrainConfig(TrainingConfig):
     dev_share: float = Field(
         0.03, gt=0, lt=0.5, description="of the audio, held out by speaker where the data has no dev split"
     )
-    store: StoreConfig = Field(default_factory=StoreConfig, description="waveforms are kept where they fit")
+    store: WaveformStore = Field(default_factory=WaveformStore, description="waveforms are kept where they fit")
 
 
 # Settings that say where things lie, how often something is printed or how memory is spent, not what comes out. Data is identified by its content.
@@ -219,9 +306,12 @@ NEUTRAL = (
     "data.test_list",
     "data.split_file",
     "upstream.ckpt",
+    "model.units",
     "runner.log_step",
     "runner.save_step",
-    "store",
+    "store.cache",
+    "store.budget_gib",
+    "store.memory_gib",
 )
 
 
@@ -370,12 +460,12 @@ def numbers(config: TrainingConfig) -> dict[str, Any]:
     }
 
 
-def anchored(config: Training) -> Training:
+def anchored(config: Settings) -> Settings:
     """The same settings, where data lies said in full: a run is opened from other folders than the one it was started in."""
     settings = config.model_dump()
     for name in NEUTRAL:
         section, _, key = name.partition(".")
-        place = settings.get(section, {}).get(key) if section in ("data", "upstream") else None
+        place = settings.get(section, {}).get(key) if section in ("data", "upstream", "model") else None
         if place is not None:
             settings[section][key] = _anchor(place)
     kind, _, place = settings.get("upstream", {}).get("name", "").partition(":")

@@ -23,7 +23,9 @@ from headwater.nn.lengths import frame_index, mask, pad, zero_beyond
 from headwater.nn.pooling import mean_pool
 from headwater.nn.specaug import spec_augment
 from headwater.nn.upstream import ForeignUpstream, Upstream, UpstreamSpec
-from headwater.store.features import READERS, FrozenFeatures, plan
+from headwater.store.compute import READERS
+from headwater.store.features import FrozenFeatures
+from headwater.store.plan import bytes_of, count_frames
 
 durations = st.lists(st.floats(0.01, 40.0, allow_nan=False), min_size=1, max_size=120).map(np.array)
 quick = settings(max_examples=60, deadline=None)
@@ -260,8 +262,7 @@ WAVS = {
 
 def gather(store: FrozenFeatures[Key], groups: Sequence[list[Key]]) -> dict[str, Tensor]:
     found = {}
-    for group, wavs in store.ahead(groups):
-        (padded,), lengths = store(group, wavs)
+    for group, ((padded,), lengths) in zip(groups, store.batches(groups), strict=True):
         for key, state, length in zip(group, padded, lengths.tolist(), strict=True):
             assert not state[length:].any()
             found[key.id] = state[:length]
@@ -271,7 +272,7 @@ def gather(store: FrozenFeatures[Key], groups: Sequence[list[Key]]) -> dict[str,
 def test_features_are_the_same_in_any_batch_and_held_or_not(upstream: Upstream) -> None:
     alone = {key.id: upstream.extract([WAVS[key.id]]).hidden_states[0][0].detach() for key in KEYS}
     for held in ([], KEYS[3:8], KEYS):
-        store: FrozenFeatures[Key] = FrozenFeatures(upstream, (0,), lambda key: WAVS[key.id], keep=True)
+        store: FrozenFeatures[Key] = FrozenFeatures(upstream, (0,), lambda key: WAVS[key.id])
         store.fill(held)
         for groups in ([[key] for key in KEYS], [KEYS], [KEYS[:5], KEYS[5:7], KEYS[7:]], [KEYS[::-1]], [KEYS, KEYS]):
             found = gather(store, groups)
@@ -286,7 +287,7 @@ def test_on_cpu_an_utterance_is_computed_alone(upstream: Upstream) -> None:
 
     twins = {key.id: WAVS["u0"] + 0.01 * number for number, key in enumerate(KEYS)}
     model = ForeignUpstream(Gregarious(), upstream.frontend).eval()
-    store: FrozenFeatures[Key] = FrozenFeatures(model, (0,), lambda key: twins[key.id], keep=False)
+    store: FrozenFeatures[Key] = FrozenFeatures(model, (0,), lambda key: twins[key.id])
     alone, together = gather(store, [[key] for key in KEYS]), gather(store, [KEYS])
     assert all(torch.equal(alone[name], together[name]) for name in alone)
 
@@ -298,7 +299,7 @@ def test_only_what_was_filled_stays_in_memory_and_is_read_once(upstream: Upstrea
         reads.append(key.id)
         return WAVS[key.id]
 
-    store: FrozenFeatures[Key] = FrozenFeatures(upstream, (0,), read, keep=True)
+    store: FrozenFeatures[Key] = FrozenFeatures(upstream, (0,), read)
     done: list[int] = []
     store.fill([*KEYS[:4], KEYS[0]], done.append)
     assert sorted(reads) == sorted(key.id for key in KEYS[:4]) and sum(done) == 4
@@ -308,18 +309,18 @@ def test_only_what_was_filled_stays_in_memory_and_is_read_once(upstream: Upstrea
 
 
 def test_the_plan_says_what_keeping_takes(upstream: Upstream) -> None:
-    store: FrozenFeatures[Key] = FrozenFeatures(upstream, (0,), lambda key: WAVS[key.id], keep=True)
+    store: FrozenFeatures[Key] = FrozenFeatures(upstream, (0,), lambda key: WAVS[key.id])
     size = sum(state.numel() * 4 for state in gather(store, [KEYS]).values())
     samples = [len(wav) for wav in WAVS.values()]
-    cost = plan(upstream, (0,), samples, size, pooled=False)
-    assert cost.bytes == size and cost.kept
-    assert not plan(upstream, (0,), samples, size - 1, pooled=False).kept
-    assert plan(upstream, (0,), samples, size, pooled=True).bytes == 4 * 6 * len(KEYS)
+    assert bytes_of(upstream, (0,), count_frames(upstream, samples)) == size
+    assert bytes_of(upstream, (0,), len(KEYS), "float16") == 2 * 6 * len(KEYS)
+    store.fill(KEYS)
+    assert store.filled.bytes == size and all(store.holds(key) for key in KEYS)
 
 
 def test_pooled_features_are_the_mean_over_the_utterance(upstream: Upstream) -> None:
-    whole = gather(FrozenFeatures(upstream, (0,), lambda key: WAVS[key.id], keep=False), [KEYS])
-    means = gather(FrozenFeatures(upstream, (0,), lambda key: WAVS[key.id], keep=False, pooled=True), [KEYS])
+    whole = gather(FrozenFeatures(upstream, (0,), lambda key: WAVS[key.id]), [KEYS])
+    means = gather(FrozenFeatures(upstream, (0,), lambda key: WAVS[key.id], pooled=True), [KEYS])
     for name, mean in means.items():
         assert mean.shape == (1, 6)
         torch.testing.assert_close(mean[0], whole[name].mean(0), rtol=1e-5, atol=1e-5)
@@ -331,7 +332,7 @@ def test_an_error_while_reading_is_raised_and_not_swallowed(upstream: Upstream) 
             raise DataError("u7.wav is broken")
         return WAVS[key.id]
 
-    store: FrozenFeatures[Key] = FrozenFeatures(upstream, (0,), read, keep=True)
+    store: FrozenFeatures[Key] = FrozenFeatures(upstream, (0,), read)
     with pytest.raises(DataError, match=r"u7\.wav is broken"):
         store.fill(KEYS)
     with pytest.raises(DataError, match=r"u7\.wav is broken"):
@@ -345,12 +346,12 @@ def test_reading_stays_a_little_ahead_whatever_the_length_of_an_epoch(upstream: 
         reads.append(key.id)
         return WAVS["u0"]
 
-    store: FrozenFeatures[Key] = FrozenFeatures(upstream, (0,), read, keep=False)
-    stream = store.ahead([[Key(str(number))] for number in range(500)])
+    store: FrozenFeatures[Key] = FrozenFeatures(upstream, (0,), read)
+    stream = store.batches([[Key(str(number))] for number in range(500)])
     for _ in range(3):
         next(stream)
-    stream.close()
-    assert 3 <= len(reads) <= 3 + 2 * READERS + 1
+    stream.close()  # type: ignore[attr-defined]
+    assert 3 <= len(reads) <= 3 + 2 * (READERS + store.extractor.workers) + 1
 
 
 def test_features_that_are_no_numbers_are_an_error_that_names_the_utterance(upstream: Upstream) -> None:
@@ -359,6 +360,6 @@ def test_features_that_are_no_numbers_are_an_error_that_names_the_utterance(upst
             return super().forward(x) * (torch.nan if x.shape[1] < 12 else 1.0)
 
     broken = ForeignUpstream(Broken(), upstream.frontend).eval()
-    store: FrozenFeatures[Key] = FrozenFeatures(broken, (0,), lambda key: WAVS[key.id], keep=True)
+    store: FrozenFeatures[Key] = FrozenFeatures(broken, (0,), lambda key: WAVS[key.id])
     with pytest.raises(HeadwaterError, match="NaN or infinite features for the utterance 'u0'"):
         store.fill(KEYS[::-1])

@@ -13,6 +13,7 @@ from torch import nn
 
 import headwater
 from headwater.checks import POINTS, check_upstream, given, noises
+from headwater.download import standing
 from headwater.errors import DataError, UsageError
 from headwater.nn.upstream import Features, ForeignUpstream, NoFrontend, Upstream
 from headwater.registry import upstreams
@@ -24,6 +25,31 @@ BASELINES = ["fbank", "fbank_no_cmvn", "mfcc", "spectrogram", "mel", "linear", "
 def test_the_contract_holds(name: str) -> None:
     skip_without_weights(name)
     failed = [f"{point.claim}: {point.explanation}" for point in check_upstream(name) if not point.passed]
+    assert not failed, "\n".join(failed)
+
+
+def small_twins() -> list[str]:
+    """The names whose weights lie elsewhere, one for each model there is: the same class, settings and small settings are one."""
+    kinds = {
+        json.dumps([str(card.folder), card.expert, card.config, card.small], sort_keys=True): card.name
+        for card in upstreams
+        if standing(card) not in (None, "bundled", "missing")
+    }
+    return sorted(kinds.values())
+
+
+@pytest.mark.parametrize("name", small_twins())
+def test_the_contract_holds_for_a_small_model_of_the_same_kind(name: str) -> None:
+    card = upstreams[name]
+    if not card.small:  # only where nothing but its weights says what it is like
+        with pytest.raises(UsageError, match="known from its weights alone"):
+            headwater.load(name, config={"random_weights": 0})
+        return
+    failed = [
+        f"{point.claim}: {point.explanation}"
+        for point in check_upstream(name, config={"random_weights": 0, **card.small})
+        if not point.passed
+    ]
     assert not failed, "\n".join(failed)
 
 

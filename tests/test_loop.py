@@ -256,10 +256,10 @@ def test_the_best_weights_of_dev_are_left_in_the_probe(
 
 def test_features_computed_anew_give_the_same_run_as_kept_ones(corpus: Path, tmp_path: Path) -> None:
     kept = trained(corpus, tmp_path / "kept")
-    anew = trained(corpus, tmp_path / "anew", "store.memory_gib=0")
+    anew = trained(corpus, tmp_path / "anew", "store.memory_gib=0,,store.cache=false")
     filled = prepared(corpus)
     runner.extract(filled)
-    assert filled.feed.store._held and not prepared(corpus, "store.memory_gib=0").feed.store.keep
+    assert all(filled.feed.store.holds(item) for item in filled.utterances())
     train(filled, tmp_path / "filled")
     state = Checkpoint(tmp_path / "filled" / "checkpoint").load()
     assert state is not None
@@ -433,7 +433,7 @@ def test_audio_found_broken_while_decoding_is_named_and_no_run_is_left(
     wav = np.zeros(3200, dtype=np.float32)
     wav[1000] = np.nan
     soundfile.write(tmp_path / "c" / "wav" / "spk01" / "spk01-02.wav", wav, 16000, subtype="FLOAT")
-    extra = {"kept": [], "anew": ["-o", "store.memory_gib=0"], "fine-tuned": ["-f"]}[way]
+    extra = {"kept": [], "anew": ["--no-cache", "-o", "store.memory_gib=0"], "fine-tuned": ["-f"]}[way]
     folder = tmp_path / "run"
     arguments = ["-u", plugin, "-d", "speaker_frame", "--data", str(listed), "-p", str(folder), *extra]
     assert guarded(run_downstream, arguments) == 3

@@ -16,14 +16,20 @@ from headwater.registry import KINDS, Card, Kind, add_plugin, registries
 VERBS = {
     "run": "evaluate a representation on a task (the same as run_downstream.py)",
     "pretrain": "train an upstream (the same as run_pretrain.py)",
+    "extract": "features of a corpus into the store or into files, by any number of processes and machines",
+    "units": "discrete units: clusters of any layer's frames, what they know of phones, and targets for hubert",
     "export": "a model of Mockingjay's family as a file of S3PRL's, and back",
+    "convert": "a checkpoint of fairseq or S3PRL as safetensors, without either of them",
     "ls": "list upstreams and tasks",
     "show": "everything about one of them, its settings too",
     "fetch": "download the weights of upstreams ahead of time: `headwater fetch NAME...`",
     "check": "check an upstream, yours too, against the contract: `headwater check upstream NAME`",
     "table": "one table of many runs",
     "compare": "the paired difference of two runs",
+    "cache": "frozen features that are kept on disk: `headwater cache ls|prune|verify`",
     "analyze": "what a representation does, without a task: `headwater analyze lnsr|attention|layers`",
+    "bench": "how fast an upstream is on this machine, and what it takes: `headwater bench NAME`",
+    "bench": "how fast an upstream is on this machine, and what it takes: `headwater bench NAME`",
     "doctor": "what is installed, and what is missing for what",
 }
 
@@ -52,10 +58,34 @@ def main(arguments: Sequence[str]) -> int:
         from headwater.cli.analyze import main as analyze
 
         return analyze(rest)
+    if verb == "extract":
+        from headwater.cli.extract import main as extract
+
+        return extract(rest)
+    if verb == "bench":
+        from headwater.cli.bench import main as bench
+
+        return bench(rest)
+    if verb == "bench":
+        from headwater.cli.bench import main as bench
+
+        return bench(rest)
+    if verb == "units":
+        from headwater.cli.units import main as units
+
+        return units(rest)
+    if verb == "cache":
+        from headwater.cli.cache import main as cache
+
+        return cache(rest)
     if verb == "export":
         from headwater.cli.export import main as export
 
         return export(rest)
+    if verb == "convert":
+        from headwater.cli.convert import main as convert
+
+        return convert(rest)
     verbs = {"ls": _list, "show": _show, "fetch": _fetch, "check": _check, "table": _table, "compare": _compare}
     return {**verbs, "doctor": _doctor}[verb](rest)
 

@@ -66,7 +66,13 @@ def parser() -> argparse.ArgumentParser:
     )
     what.add_argument("-f", "--upstream_trainable", "--fine_tune", action="store_true", help="fine-tune the upstream")
     what.add_argument("--upstream_lr", metavar="LR", type=float, help="its own learning rate when fine-tuned")
+    what.add_argument(
+        "--probe",
+        choices=("head", "ridge", "logistic", "knn"),
+        help="instead of training the task's head: ridge or logistic regression, or nearest neighbours",
+    )
     plugin_flag(what, "an upstream or task")
+    grid_flags(top)
     data = top.add_argument_group("data")
     data.add_argument("--data", metavar="PATH", help="a CSV or a corpus folder; the demo corpus when not given")
     data.add_argument(
@@ -104,6 +110,7 @@ def parser() -> argparse.ArgumentParser:
         type=Path,
         help="predict: where to write (.jsonl or .csv); standard output when not given",
     )
+    cache_flags(how)
     how.add_argument("--fresh", action="store_true", help="start over where a run of these settings exists")
     how.add_argument("--bundle", action="store_true", help="put the frozen upstream's weights into the run folder, too")
     how.add_argument(
@@ -114,10 +121,44 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
+RATES = "1e-4,3e-4,1e-3,3e-3,1e-2,3e-2,1e-1,3e-1"
+
+
+def grid_flags(top: argparse.ArgumentParser) -> None:
+    """What is trained side by side."""
+    grid = top.add_argument_group("a grid, trained in one run from one pass over the features")
+    grid.add_argument("--layers", choices=("all",), help="all: a probe on every layer beside the weighted sum")
+    grid.add_argument("--seeds", metavar="N", type=int, help="N seeds from --seed on: of initialisation and dropout")
+    grid.add_argument(
+        "--lr-grid",
+        metavar="LIST",
+        nargs="?",
+        const=RATES,
+        help="learning rates such as 1e-3,1e-2, chosen from on dev; eight from 1e-4 to 3e-1 when no list is given",
+    )
+
+
+def rates_of(text: str) -> list[float]:
+    """`1e-3,1e-2` -> numbers. `UsageError` for anything else."""
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError:
+        raise UsageError(f"--lr-grid {text}: learning rates separated by commas are needed, such as 1e-3,1e-2") from None
+
+
 def override_flag(group: argparse._ActionsContainer) -> None:
     """`-o`, of every command that trains."""
     text = "one setting, such as optimizer.lr=1e-3; repeat it, or separate several by ,,"
     group.add_argument("-o", "--override", metavar="KEY=VALUE", action="append", default=[], help=text)
+
+
+def cache_flags(group: argparse._ActionsContainer) -> None:
+    """What is kept of frozen features, of every command that computes them."""
+    add = group.add_argument
+    add("--no-cache", action="store_true", help="keep no frozen features on disk, and use none")
+    add("--cache-budget", metavar="GIB", type=float, help="all that is kept may take so much; the least valuable goes first")
+    add("--cache-dtype", choices=("float32", "float16"), help="float16: half the bytes, with an error that the result states")
+    add("--extract-dtype", choices=("float32", "bfloat16"), help="bfloat16: a faster encoder where the device has it, with an error that the result states")
 
 
 def plugin_flag(group: argparse._ActionsContainer, what: str) -> None:
@@ -172,12 +213,32 @@ def _flags(args: argparse.Namespace) -> dict[str, Any]:
     ):
         if value is not None:
             upstream[key] = value
+    grid = {
+        key: value
+        for key, value in (
+            ("layers", args.layers),
+            ("seeds", args.seeds),
+            ("lrs", rates_of(args.lr_grid) if args.lr_grid is not None else None),
+        )
+        if value is not None
+    }
+    store = {
+        key: value
+        for key, value in (
+            ("cache", False if args.no_cache else None),
+            ("budget_gib", args.cache_budget),
+            ("dtype", args.cache_dtype),
+            ("extract_dtype", args.extract_dtype),
+        )
+        if value is not None
+    }
     data = {
         key: value
         for key, value in (("path", args.data), ("limit", args.limit), ("skip_bad_audio", args.skip_bad_audio or None))
         if value is not None
     }
-    return {"upstream": upstream, "data": data, **({"seed": args.seed} if args.seed is not None else {})}
+    single = {name: value for name in ("seed", "probe") if (value := getattr(args, name)) is not None}
+    return {"upstream": upstream, "data": data, "store": store, "grid": grid, **single}
 
 
 def _name_in(key: str, *settings: dict[str, Any]) -> str | None:
@@ -248,6 +309,10 @@ def main(arguments: Sequence[str]) -> int:
         raise UsageError("upstream.lr (--upstream_lr) has a meaning only with -f (--fine_tune)")
     if config.upstream.freeze and not config.upstream.trainable:
         raise UsageError("upstream.freeze has a meaning only with -f (--fine_tune); a frozen upstream is frozen whole")
+    if config.probe != "head" and args.init_ckpt is not None:
+        raise UsageError(f"--probe {config.probe} is computed, not trained, so there is nothing that -i could start from")
+    if config.grid.many and args.init_ckpt is not None:
+        raise UsageError("-i starts one probe from the weights of another; --layers all, --seeds and --lr-grid train many")
     if args.expname and args.expdir:
         raise UsageError("-n names a run in result/downstream, -p its whole folder: give one of them")
     if args.expname and (Path(args.expname).is_absolute() or ".." in Path(args.expname).parts):
@@ -281,6 +346,10 @@ def _refuse_training_flags(args: argparse.Namespace) -> None:
         ("-n", args.expname),
         ("-p", args.expdir),
         ("-i", args.init_ckpt),
+        ("--probe", args.probe),
+        ("--layers", args.layers),
+        ("--seeds", args.seeds),
+        ("--lr-grid", args.lr_grid),
         ("--fresh", args.fresh),
         ("--bundle", args.bundle),
         ("--dry-run", args.dry_run),
@@ -367,15 +436,19 @@ def _evaluate(args: argparse.Namespace) -> int:
     return 0
 
 
+# What may change of a finished run: it decides no numbers.
+FREE = ("store.cache", "store.budget_gib", "store.memory_gib", "upstream.ckpt")
+
+
 def _only_data(overrides: dict[str, Any]) -> None:
     other = [
         key
         for key, value in flatten(overrides).items()
-        if value != {} and key != "upstream.ckpt" and not key.startswith(("data.", "batch.", "store."))
+        if value != {} and key not in FREE and not key.startswith(("data.", "batch."))
     ]
     if other:
         raise UsageError(
-            f"{other[0]}: a finished run keeps its settings; only data.*, batch.*, store.* and upstream.ckpt can be given to -m evaluate and -m predict"
+            f"{other[0]}: a finished run keeps its settings; only data.*, batch.*, {', '.join(FREE)} can be given to -m evaluate and -m predict"
         )
 
 

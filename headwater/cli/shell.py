@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import os
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 
 from headwater.errors import HeadwaterError
 
@@ -14,9 +16,22 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 Command = Callable[[Sequence[str]], int]
 
+# Of glibc's mallopt: memory up to the threshold comes from the heap, and the heap's free top is kept.
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
+
+
+def keep_memory() -> None:
+    """Keep freed memory for the next step of training: given back to the system, every page of a large tensor is cleared anew each time. glibc only."""
+    if sys.platform == "linux":
+        with suppress(AttributeError, OSError):
+            allocator = ctypes.CDLL(None)
+            allocator.mallopt(M_MMAP_THRESHOLD, 2**30)
+            allocator.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+
 
 def guarded(command: Command, arguments: Sequence[str]) -> int:
     """Run a command. 0 done, 2 usage or configuration, 3 data, 1 anything else; a fault of ours keeps its traceback."""
+    keep_memory()
     try:
         return command(arguments)
     except HeadwaterError as error:

@@ -212,6 +212,34 @@ def layers_plot(
     return _bytes(figure, format)
 
 
+def layer_curve(
+    series: Mapping[str, Sequence[tuple[int, Metric]]],
+    weighted: Mapping[str, Metric],
+    *,
+    name: str,
+    format: ImageFormat = "svg",
+) -> bytes:
+    """A metric over single layers, with 95 % intervals: a line for each split, and a dashed one at the height that the weighted sum of all reaches."""
+    layers = sorted({layer for points in series.values() for layer, _ in points})
+    figure = _figure(max(4.8, 2.6 + 0.42 * len(layers)), 3.8)
+    axes = figure.subplots()
+    for number, (split, points) in enumerate(series.items()):
+        colour = SERIES[number % len(SERIES)]
+        places = np.array([layer for layer, _ in points])
+        ends = np.array([metric.ci95 or (metric.value, metric.value) for _, metric in points])
+        axes.fill_between(places, *ends.T, color=colour, alpha=0.15, lw=0)
+        values = [metric.value for _, metric in points]
+        axes.plot(places, values, color=colour, lw=1.8, marker="o", ms=4.5, label=_short(split, 44))
+        if split in weighted:
+            label = f"{_short(split, 30)}, weighted sum"
+            axes.axhline(weighted[split].value, color=colour, lw=1.2, ls=(0, (4, 2)), label=label)
+    axes.set_xticks(layers)
+    unit = next(iter(series.values()))[0][1].unit
+    _finish(axes, "layer", _with_unit(name, unit))
+    axes.legend(frameon=False, fontsize=9, labelcolor=INK)
+    return _bytes(figure, format)
+
+
 def weights_plot(series: Mapping[str, Sequence[float]], layers: Sequence[str], *, format: ImageFormat = "svg") -> bytes:
     """Learned layer weights, a group of bars for each layer and a colour for each of `series`."""
     width = 0.8 / len(series)

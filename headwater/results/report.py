@@ -7,9 +7,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from headwater.metrics.base import Metric, number
 from headwater.metrics.classification import confusion_matrix
 from headwater.metrics.detection import det_curve
+from headwater.metrics.rows import Row
+from headwater.metrics.trials import TrialRows
+from headwater.results import grid
 from headwater.results.page import IMAGE_TYPES, bullets, escaped, figure, page, section, table
 from headwater.results.table import load_metrics, load_result, read_scores
 
@@ -30,6 +35,8 @@ def render(run_folder: str | Path) -> str:
         f'<div class="answer">{_answer(result, metrics)}</div>',
         section("Metrics", _metric_table(metrics)),
         section("Plots", _figures({**draw(folder, without=kept), **kept})),
+        section("Grid", table(*grid.selections(result)) if result.get("arms") else ""),
+        section("Learning rates on dev", table(*grid.rates(result)) if grid.rates(result)[1] else ""),
         section("What each layer contributed", _layers(result["upstream"])),
         section("Data", _data(_mapping(result.get("data")))),
         section("Run", _facts(result)),
@@ -41,21 +48,29 @@ def render(run_folder: str | Path) -> str:
     return page(title, "\n".join(filter(None, sections)))
 
 
-def draw(run_folder: str | Path, without: Iterable[str] = ()) -> dict[str, bytes]:
+def draw(
+    run_folder: str | Path, without: Iterable[str] = (), rows: Mapping[str, Sequence[Row]] | None = None
+) -> dict[str, bytes]:
     """The plots that a run's history and scores give, as SVG by file name, except those that `without` names (in any format).
 
-    `learning_curve.svg`; for every test split `confusion_SPLIT.svg` where rows have a label and a prediction (up to
-    60 classes), or `det_SPLIT.svg` where they are trials. Raises DataError when this is no finished run.
+    `learning_curve.svg`; `layer_curve.svg` where layers were compared; for every test split `confusion_SPLIT.svg` where
+    rows have a label and a prediction (up to
+    60 classes), or `det_SPLIT.svg` where they are trials. `rows`: those of splits, where they need not be read again. Raises DataError when this is no
+    finished run.
     """
     folder = Path(run_folder)
     result = load_result(folder)
     there = {Path(name).stem for name in without}
     images = {"learning_curve": _learning_curve(result)} if "learning_curve" not in there else {}
+    if "layer_curve" not in there:
+        images["layer_curve"] = _layer_curve(result)
     for split in _answering(result["metrics"]):
         if (folder / "scores" / f"{split}.jsonl").is_file() and not {f"confusion_{split}", f"det_{split}"} & there:
-            rows = read_scores(folder, split)
-            trials = all("score" in row and row.get("target") in (0, 1) for row in rows)
-            images[f"{'det' if trials else 'confusion'}_{split}"] = _det(rows) if trials else _confusion(rows)
+            scored = (rows or {}).get(split) or read_scores(folder, split)
+            trials = isinstance(scored, TrialRows) or all(
+                "score" in row and row.get("target") in (0, 1) for row in scored
+            )
+            images[f"{'det' if trials else 'confusion'}_{split}"] = _det(scored) if trials else _confusion(scored)
     return {f"{name}.svg": image for name, image in images.items() if image is not None}
 
 
@@ -74,6 +89,13 @@ def _learning_curve(result: Mapping[str, Any]) -> bytes | None:
     return learning_curve(losses, dev, metric=chosen, unit=unit, best_step=result.get("best_step") if dev else None)
 
 
+def _layer_curve(result: Mapping[str, Any]) -> bytes | None:
+    from headwater.results.plots import layer_curve
+
+    found = grid.curve(result)
+    return layer_curve(found[0], found[1], name=found[2]) if found is not None else None
+
+
 def _confusion(rows: Sequence[Mapping[str, Any]]) -> bytes | None:
     from headwater.results.plots import confusion_plot
 
@@ -89,8 +111,12 @@ def _det(trials: Sequence[Mapping[str, Any]]) -> bytes | None:
     """None unless both classes occur."""
     from headwater.results.plots import det_plot
 
-    positives, negatives = ([row["score"] for row in trials if row["target"] == target] for target in (1, 0))
-    return det_plot(det_curve(positives, negatives)) if positives and negatives else None
+    if isinstance(trials, TrialRows):
+        scores, targets = trials.scores, trials.targets
+    else:
+        scores, targets = (np.array([row[key] for row in trials]) for key in ("score", "target"))
+    positives, negatives = scores[targets == 1], scores[targets == 0]
+    return det_plot(det_curve(positives, negatives)) if len(positives) and len(negatives) else None
 
 
 def _answering(splits: Iterable[str]) -> list[str]:

@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -38,19 +38,36 @@ class Interrupted(HeadwaterError):
 
 
 @dataclass
-class Standing:
-    """Where training stands: all of it is in the checkpoint."""
+class Best:
+    """What dev has chosen so far. diverged: the step at which the gradient was not finite (0: none)."""
 
-    step: int = 0
-    epoch: int = 0
-    window: int = 0
     best_step: int | None = None
     best: float | None = None
     since_best: int = 0
     done: bool = False
+    diverged: int = 0
+
+
+@dataclass
+class Standing(Best):
+    """Where training stands: all of it is in the checkpoint.
+
+    parts: of a work of several parts, where each stands; the best step of the whole is then the last at which any of them was best, and numbers in `history`
+    are lists.
+    """
+
+    step: int = 0
+    epoch: int = 0
+    window: int = 0
     seconds: float = 0.0
     skipped: int = 0  # steps that fp16's loss scaling left out
     history: list[dict[str, Any]] = field(default_factory=list)
+    parts: list[Best] = field(default_factory=list)
+
+    @classmethod
+    def restored(cls, content: dict[str, Any]) -> Standing:
+        """From what `asdict` gave."""
+        return cls(**{**content, "parts": [Best(**part) for part in content["parts"]]})
 
 
 def autocast(config: TrainingConfig, device: torch.device) -> AbstractContextManager[Any]:
@@ -74,14 +91,16 @@ class Trainer:
         self.work, self.config = work, config
         self.world, self.device, self.checkpoint, self.events = world, device, checkpoint, events
         self.total_steps = self._total_steps()
-        self.optimizer = build_optimizer(work.parameter_groups(), config.optimizer)
+        self.several = len(work.parts) > 1
+        self.optimizer = build_optimizer(work.parameter_groups(), config.optimizer, fused=self.several)
         self.scheduler = build_scheduler(self.optimizer, config.scheduler, self.total_steps)
         self.scaler = torch.amp.GradScaler(device.type, init_scale=1.0, enabled=config.runner.precision == "fp16")
         self.parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
-        self.standing = Standing()
-        # Sum and count of the loss since the last log, and the first step whose gradient was not finite (0: none): read at the next log, never at every step.
-        self.running = torch.zeros(2, dtype=torch.float64, device=device)
-        self.broken = torch.zeros((), dtype=torch.int64, device=device)
+        self.standing = Standing(parts=[Best() for _ in work.parts] if self.several else [])
+        # Sums (of each part) and count of the loss since the last log, and the first step whose gradient was not finite (0: none): read at the next log, never
+        # at every step.
+        self.running = torch.zeros(len(work.parts) + 1, dtype=torch.float64, device=device)
+        self.broken = torch.zeros(len(work.parts), dtype=torch.int64, device=device)
         self.module: nn.Module = work.module
         if world.ranks > 1:
             self.module = nn.parallel.DistributedDataParallel(
@@ -123,12 +142,12 @@ class Trainer:
                 ):
                     self._step(next(stream))
                 counter.update()
-                state.seconds = time.monotonic() - started
                 last = state.step == self.total_steps
                 if state.step % runner.log_step == 0 or last:
                     counter.set_postfix(self._log(), refresh=False)
                 if state.step % runner.eval_step == 0 or last:
                     self._evaluate()
+                state.seconds = time.monotonic() - started
                 asked = self.world.ranks == 1 or last or state.step % min(STOP_STEPS, runner.log_step) == 0
                 stopping = asked and self.world.any(stop.is_set())
                 if (
@@ -177,14 +196,15 @@ class Trainer:
                 with autocast(self.config, self.device):
                     total, count = self.work.loss(self.module, ready)
                 counts += count * weight
-                self.running += torch.stack([total.detach().double(), count.double()]) * weight
-                # DistributedDataParallel averages over ranks; times their number it is the sum again.
-                self.scaler.scale(total * (weight * self.world.ranks)).backward()
+                self.running += torch.cat([total.detach().double().view(-1), count.double().view(1)]) * weight
+                # DistributedDataParallel averages over ranks; times their number it is the sum again. Parts have no parameter in common, so neither do their
+                # gradients.
+                self.scaler.scale(total.sum() * (weight * self.world.ranks)).backward()
         counts = self.world.sum(counts)
         self.scaler.unscale_(self.optimizer)
         gradients = [parameter.grad for parameter in self.parameters if parameter.grad is not None]
         torch._foreach_div_(gradients, counts.clamp(min=1).to(gradients[0].dtype))
-        norm = nn.utils.clip_grad_norm_(self.parameters, self.config.runner.gradient_clipping)
+        norm = self.work.clip(self.parameters, self.config.runner.gradient_clipping)
         if self.scaler.is_enabled():
             scale = self.scaler.get_scale()
             self.scaler.step(self.optimizer)
@@ -201,60 +221,93 @@ class Trainer:
 
     def _log(self) -> dict[str, Any]:
         self._check()
-        total, count = self.world.sum(self.running).tolist()
+        *totals, count = self.world.sum(self.running).tolist()
         self.running.zero_()
-        loss = total / max(count, 1.0)
-        if not math.isfinite(loss):
+        losses = [total / max(count, 1.0) for total in totals]
+        finite = [loss for loss in losses if math.isfinite(loss)]
+        if not finite:
             raise self._diverged("the loss", f"at or before step {self.standing.step}")
-        rate = self.optimizer.param_groups[0]["lr"]
+        rates = [group["lr"] for group in self.optimizer.param_groups]
         skipped = {"skipped": self.standing.skipped} if self.standing.skipped else {}
-        self.standing.history.append({"step": self.standing.step, "loss": loss, "lr": rate, **skipped})
+        told = {"loss": [loss if math.isfinite(loss) else None for loss in losses], "lr": rates}
+        if not self.several:
+            told = {name: values[0] for name, values in told.items()}
+        self.standing.history.append({"step": self.standing.step, **told, **skipped})
         if self.events is not None:
-            self.events.add_scalar("train/loss", loss, self.standing.step)
-            self.events.add_scalar("train/lr", rate, self.standing.step)
+            for part, loss in zip(self.work.parts, losses, strict=True):
+                if math.isfinite(loss):
+                    self.events.add_scalar(_tag("train/loss", part), loss, self.standing.step)
+            self.events.add_scalar("train/lr", rates[0], self.standing.step)
         return {
-            "loss": f"{loss:.3f}",
+            "loss": f"{sum(finite) / len(finite):.3f}",
             **({"dev": f"{self.standing.best:.4g}"} if self.standing.best is not None else {}),
         }
 
     def _check(self) -> None:
-        """A gradient that was not finite ends the run: skipped in silence, it would be a wrong number."""
+        """A gradient that was not finite ends the run: skipped in silence, it would be a wrong number. Of several parts, it ends this one's share in it."""
         # Ranks hold the same gradients, so they agree on both without asking.
-        if step := int(self.broken):
-            raise self._diverged("the gradient", f"at step {step}")
+        steps = self.broken.tolist()
+        if all(steps):
+            raise self._diverged("the gradient", f"at step {max(steps)}")
+        for part, step in zip(self.standing.parts, steps, strict=False):
+            part.diverged = step
         if self.scaler.is_enabled() and self.scaler.get_scale() < SMALLEST_SCALE:
             raise self._diverged("the gradient", f"in all steps up to {self.standing.step}")
 
     def _diverged(self, what: str, when: str) -> HeadwaterError:
         return HeadwaterError(
-            f"training diverged: {what} was NaN or infinite {when}; "
+            f"training diverged: {what}{' of every arm' if self.several else ''} was NaN or infinite {when}; "
             f"lower optimizer.lr (now {self.config.optimizer.lr:g}) or runner.gradient_clipping"
         )
 
     def _evaluate(self) -> None:
         self._check()
-        state, runner = self.standing, self.config.runner
-        found = self.work.evaluate()
-        if found is None:
-            self._keep_best(state.step, None)
-            return
-        name, value = found
-        state.history.append({"step": state.step, "dev": {name: value}})
-        if self.events is not None:
-            self.events.add_scalar(f"dev/{name}", value, state.step)
-            self.work.illustrate(self.events, state.step)
-        gain = 0.0 if state.best is None else (value - state.best if self.work.higher_is_better else state.best - value)
-        first = state.best is None
+        state, step = self.standing, self.standing.step
+        parts: list[Best] = state.parts or [state]
+        before, found = state.best_step, self.work.evaluate()
+        values: list[float | None] = [None] * len(parts)
+        if found is not None:
+            name, told = found
+            state.history.append({"step": step, "dev": {name: told}})
+            values = told if isinstance(told, list) else [told]
+            # An answer that is not finite is divergence, whatever the gradient was.
+            stopped = torch.tensor([value is None for value in values], device=self.device)
+            self.broken = torch.where((self.broken == 0) & stopped, step, self.broken)
+            self._check()
+            if self.events is not None:
+                for part, value in zip(self.work.parts, values, strict=True):
+                    if value is not None:
+                        self.events.add_scalar(_tag(f"dev/{name}", part), value, step)
+                self.work.illustrate(self.events, step)
+        chosen = [
+            number
+            for number, (part, value) in enumerate(zip(parts, values, strict=True))
+            if not part.diverged and not part.done and self._better(part, value)
+        ]
+        if self.several:
+            bests = [part.best for part in parts if part.best is not None]
+            state.best = (max if self.work.higher_is_better else min)(bests, default=None)
+            state.done = all(part.done or part.diverged for part in parts)
+        if chosen:
+            state.best_step = step
+            if self.world.first:
+                held = self.checkpoint.read_best(before) if self.several and before is not None else {}
+                self.checkpoint.write_best(step, self.work.merged(held or self.work.module.state_dict(), chosen))
+
+    def _better(self, part: Best, value: float | None) -> bool:
+        """Whether the weights of this step are the part's best; its count of evaluations without a better one goes on."""
+        if value is None:
+            part.best_step = self.standing.step
+            return True
+        gain = 0.0 if part.best is None else (value - part.best if self.work.higher_is_better else part.best - value)
+        first, patience = part.best is None, self.config.runner.patience
+        part.since_best = 0 if first or gain > 0 else part.since_best + 1
+        part.done = patience is not None and part.since_best >= patience
         # A tie goes to the later step: where dev is saturated, that is the better trained one.
         if first or gain >= 0:
-            self._keep_best(state.step, value)
-        state.since_best = 0 if first or gain > 0 else state.since_best + 1
-        state.done = runner.patience is not None and state.since_best >= runner.patience
-
-    def _keep_best(self, step: int, value: float | None) -> None:
-        self.standing.best_step, self.standing.best = step, value
-        if self.world.first:
-            self.checkpoint.write_best(step, self.work.module.state_dict())
+            part.best_step, part.best = self.standing.step, value
+            return True
+        return False
 
     def _save(self) -> None:
         self._check()
@@ -262,7 +315,7 @@ class Trainer:
         if not self.world.first:
             return
         state = {
-            "standing": vars(self.standing),
+            "standing": asdict(self.standing),
             "module": self.work.module.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "scheduler": self.scheduler.state_dict() if self.scheduler is not None else None,
@@ -276,7 +329,10 @@ class Trainer:
         if state is None:
             return
         try:
-            self.standing = Standing(**state["standing"])
+            self.standing = Standing.restored(state["standing"])
+            if len(self.standing.parts) != len(self.work.parts) * self.several:
+                raise ValueError(f"of {len(self.standing.parts)} arms, there are {len(self.work.parts)} now")
+            self.broken.copy_(torch.tensor([part.diverged for part in self.standing.parts or [self.standing]]))
             self.work.module.load_state_dict(state["module"])
             self.optimizer.load_state_dict(state["optimizer"])
             if self.scheduler is not None:
@@ -291,6 +347,11 @@ class Trainer:
             raise HeadwaterError(
                 f"{self.checkpoint.last}: this checkpoint does not fit ({error}); start over with --fresh"
             ) from None
+
+
+def _tag(name: str, part: str) -> str:
+    """What TensorBoard calls a number of a part."""
+    return f"{name}/{part}" if part else name
 
 
 def fit(work: Work[Any], config: TrainingConfig, folder: Path, *, world: World, device: torch.device) -> Standing:

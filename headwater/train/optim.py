@@ -9,19 +9,35 @@ import torch
 from headwater.config import OptimizerConfig, SchedulerConfig
 
 
-def build_optimizer(groups: list[dict[str, Any]], settings: OptimizerConfig) -> torch.optim.Optimizer:
-    """An optimiser of `groups` of parameters, which may have a rate or a decay of their own."""
+def build_optimizer(
+    groups: list[dict[str, Any]], settings: OptimizerConfig, *, fused: bool = False
+) -> torch.optim.Optimizer:
+    """An optimiser of `groups` of parameters, which may have a rate or a decay of their own.
+
+    fused: torch's one kernel a group, quicker where there are many.
+    """
+    shared: dict[str, Any] = {"lr": settings.lr, "weight_decay": settings.weight_decay, "fused": fused or None}
     if settings.name == "SGD":
-        return torch.optim.SGD(groups, lr=settings.lr, momentum=settings.momentum, weight_decay=settings.weight_decay)
+        return torch.optim.SGD(groups, momentum=settings.momentum, **shared)
     kind = torch.optim.AdamW if settings.name == "AdamW" else torch.optim.Adam
-    return kind(groups, lr=settings.lr, betas=settings.betas, eps=settings.eps, weight_decay=settings.weight_decay)
+    return kind(groups, betas=settings.betas, eps=settings.eps, **shared)
 
 
 def build_scheduler(optimizer: torch.optim.Optimizer, settings: SchedulerConfig, total_steps: int) -> Any:
-    """A schedule over `total_steps`; None for a constant rate."""
+    """A schedule over `total_steps`, of each group from its own rate; None for a constant rate."""
     if settings.name == "constant":
         return None
     from transformers import get_scheduler
 
     warmup = settings.warmup_steps or round(settings.warmup_ratio * total_steps)
-    return get_scheduler(settings.name, optimizer, num_warmup_steps=warmup, num_training_steps=total_steps)
+    factors = [
+        # The polynomial schedule looks at the rate of an optimiser to know where it ends, and would take one for all groups.
+        get_scheduler(
+            settings.name,
+            torch.optim.SGD([torch.zeros(1)], lr=group["lr"]),
+            num_warmup_steps=warmup,
+            num_training_steps=total_steps,
+        ).lr_lambdas[0]
+        for group in optimizer.param_groups
+    ]
+    return torch.optim.lr_scheduler.LambdaLR(optimizer, factors)

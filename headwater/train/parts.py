@@ -11,19 +11,22 @@ import torch
 from torch import Tensor, nn
 
 import headwater
-from headwater.config import FeatureSet, RunConfig, merge, numbers, validate
+from headwater.config import ExtractConfig, FeatureSet, GridConfig, RunConfig, merge, numbers, validate
 from headwater.data.features import common_features, features_of_file, is_features
 from headwater.errors import DataError, HeadwaterError, UsageError
 from headwater.loading import load_upstream
 from headwater.nn.featurizer import Featurizer
 from headwater.nn.upstream import Upstream
+from headwater.probes.heads import head_for
+from headwater.probes.knn import NearestNeighbours
 from headwater.registry import downstreams
 from headwater.results.bundle import read_model, register_plugins, source_sha256
 from headwater.results.run import RunFolder
-from headwater.store.features import plan
+from headwater.store import Bank
 from headwater.train.corpora import read_utterance
 from headwater.train.distributed import World, local_device
 from headwater.train.feed import Feed
+from headwater.train.kept import GIB, bank_for, contents_of, open_store, plan_features
 from headwater.train.probe import Probe, freeze
 from headwater.train.task import Item, Task
 from headwater.weights import read_header, read_safetensors, state_sha256
@@ -49,6 +52,18 @@ class Prepared:
     weights_sha256: str | None
     notes: list[str] = field(default_factory=list)
 
+    def utterances(self) -> list[Item]:
+        """Every item once, of all splits."""
+        return list({item.id: item for split in self.items.values() for item in split}.values())
+
+    def keys(self) -> tuple[Bank | None, dict[str, bytes] | None]:
+        """Under which keys the store holds the features of these items; None where it has no part in this run."""
+        if self.feed.store.store is None:
+            return None, None
+        bank = bank_for(self.config, self.upstream, self.device.type, self.weights_sha256)
+        rates = (self.task.spec.sample_rate, self.upstream.sample_rate)
+        return bank, contents_of(self.utterances(), self.config, rates, self.world.first) if bank is not None else None
+
 
 def build_task(config: RunConfig) -> Task:
     """The task that `config.downstream` names, with its checked settings."""
@@ -69,15 +84,19 @@ def build_probe(config: RunConfig, task: Task, upstream: Upstream, device: torch
     # The head is made on the CPU, whose generator alone it draws from.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        head = task.head(spec)
+        head = head_for(config, task, task.head(spec), spec.out_dim)
     upstream.requires_grad_(settings.trainable)
     if settings.trainable:
         freeze(upstream, settings.freeze)
+    # A probe that is computed learns no weights of layers: they count alike.
+    featurizer.requires_grad_(config.probe == "head")
     probe = Probe(featurizer, head, upstream if settings.trainable else None, config.specaug)
     return probe.to(device)
 
 
-def settle_features(config: RunConfig, upstream: Upstream, items: Mapping[str, Sequence[Item]]) -> None:
+def settle_features(
+    config: RunConfig | ExtractConfig, upstream: Upstream, items: Mapping[str, Sequence[Item]]
+) -> None:
     """Make the upstream ready for what the data is, waveforms or precomputed features.
 
     The settings say which features from here on: a finished run predicts on files, without the data it was trained on. `UsageError` where upstream and data
@@ -98,9 +117,9 @@ def said(features: FeatureSet | None) -> str:
     return "waveforms" if features is None else f"precomputed features ({features.model_dump_json()})"
 
 
-def item_reader(config: RunConfig, task: Task, upstream: Upstream) -> Callable[[Item], Tensor]:
-    """Item -> waveform (samples,) at the upstream's rate, or precomputed features (T, D)."""
-    data, rate = config.data, task.spec.sample_rate
+def item_reader(config: RunConfig | ExtractConfig, rate: int, upstream: Upstream) -> Callable[[Item], Tensor]:
+    """Item -> waveform (samples,), read at `rate` and given at the upstream's, or precomputed features (T, D)."""
+    data = config.data
 
     def read_item(item: Item) -> Tensor:
         utterance = item.utterance
@@ -156,19 +175,7 @@ def prepare(
     if probe.featurizer.left_out:
         say(f"layers     left out, as they are of another width: {', '.join(probe.featurizer.left_out)}")
     scale = task.spec.sample_rate / upstream.sample_rate
-    keep, pooled = False, pools(config, task)
-    if not config.upstream.trainable:
-        unique = {item.id: item for part in items.values() for item in part}
-        cost = plan(
-            upstream,
-            probe.featurizer.layers,
-            [max(1, round(item.num_samples / scale)) for item in unique.values()],
-            config.store.memory_gib * 2**30,
-            pooled,
-        )
-        if items:
-            say(f"features   {cost.sentence()}")
-        keep = cost.kept
+    pooled = pools(config, task)
     notes = (
         [f"audio is resampled from {task.spec.sample_rate} to {upstream.sample_rate} Hz for the upstream"]
         if scale != 1 and config.upstream.features is None
@@ -176,20 +183,29 @@ def prepare(
     )
     for note in notes:
         say(f"audio      {note}")
-    reader = item_reader(config, task, upstream)
+    reader = item_reader(config, task.spec.sample_rate, upstream)
     if pooled and items:
         prove_pooling(probe, upstream, reader, next(part for part in items.values() if part)[:2])
     feed = Feed(
         upstream,
-        probe.featurizer,
+        Featurizer(upstream.spec) if config.grid.layers is not None else probe.featurizer,
         reader,
         device=where,
         trainable=config.upstream.trainable,
-        keep=keep,
+        memory=config.store.memory_gib * GIB,
+        store=open_store(config, say),
+        dtype=config.store.dtype,
+        extract_dtype=config.store.extract_dtype,
         pooled=pooled,
         scale=scale,
+        say=say,
     )
-    return Prepared(config, task, upstream, probe, feed, items, where, world, weights, [*task.notes, *notes])
+    parts = Prepared(config, task, upstream, probe, feed, items, where, world, weights, [*task.notes, *notes])
+    if items and not config.upstream.trainable:
+        cost = plan_features(feed, parts.utterances(), task.spec.sample_rate, *parts.keys(), shown=world.first)
+        for line in cost.lines():
+            say(f"features   {line}")
+    return parts
 
 
 def pools(config: RunConfig, task: Task) -> bool:
@@ -261,6 +277,9 @@ def misfits(module: nn.Module, state: Mapping[str, Tensor]) -> list[str]:
 def load_exactly(module: nn.Module, file: Path) -> None:
     """Fill a part of a run from its folder. `DataError` where the file is of another one."""
     state = read_safetensors(file)
+    for prefix, part in module.named_modules():
+        if isinstance(part, NearestNeighbours):
+            part.make_room({name: state[f"{prefix}.{name}"] for name in ("labels", "k") if f"{prefix}.{name}" in state})
     if wrong := misfits(module, state):
         raise DataError(
             f"{file} is not of the run that config.yaml and model.json describe; {', '.join(wrong[:5])} differ(s) in name or shape"
@@ -281,6 +300,8 @@ def reopen(
     other: dict[str, Any] = {}
     if data is not None:
         other = {"data": {**dict.fromkeys(OF_ONE_CORPUS), "reader": "auto", "splits": "whole", "path": data}}
+    # Of a grid, the folder holds the arm that was asked for.
+    other["grid"] = GridConfig().model_dump()
     bundled = path / "upstream.safetensors"
     # Where bundled weights say what they are, those that the settings name need not be there any more.
     if bundled.is_file() and read_header(bundled):

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 import headwater
-from headwater.config import DataConfig, PretrainConfig, anchored, fingerprint, numbers, validate
+from headwater.config import DataConfig, PretrainConfig, anchored, fingerprint, flatten, numbers, validate
 from headwater.data.corpus import Corpus, Utterance
 from headwater.data.demo import demo_corpus
 from headwater.data.features import common_features, count_frames
@@ -183,7 +183,12 @@ def prepare(config: PretrainConfig, *, device: str | None, say: Say) -> Prepared
     config.model = settings.model_dump(mode="json")
     crop = crop_of(config, objective)
     speech = read_speech(config, corpus, objective, crop)
+    objective.check([piece.utterance.id for part in (speech.train, speech.dev) for piece in part])
     rate = float(objective.sample_rate) if features is None else features.sample_rate / features.stride
+    if features is not None:
+        speech.notes.append(
+            f"precomputed features ({features.kind}, {features.dim} dims) are what is learnt from: no front-end of the settings has a part in it"
+        )
     for note in speech.notes:
         say(f"data       {note}")
     for name, part in speech.description["splits"].items():
@@ -215,6 +220,7 @@ def identity_of(parts: Prepared) -> dict[str, Any]:
         "data.sha256": parts.speech.description["sha256"],
         "ranks": parts.world.ranks,
         "init_sha256": state_sha256(parts.objective),
+        **flatten(parts.objective.origins()),
     }
 
 
@@ -261,7 +267,7 @@ def pretrain(
 
 def rehearse(work: Pretraining) -> None:
     """One small batch forwards and backwards, so that a dry run finds what would fail later."""
-    few = np.arange(min(4, work.config.batch.size, len(work.train)))
+    few = np.arange(min(4, work.config.batch.size, len(work.durations)))
     with torch.random.fork_rng(devices=[work.device] if work.device.type == "cuda" else []):
         for ready in work.ready([Portion(0, 0, few, 0, 1)]):
             total, count = work.loss(work.module, ready)
@@ -277,7 +283,11 @@ def describe(parts: Prepared, standing: Standing, rows: list[dict[str, Any]], se
     return {
         "schema": 1,
         "status": "done",
-        "objective": {"name": objectives[config.objective].name, "upstream": parts.objective.upstream},
+        "objective": {
+            "name": objectives[config.objective].name,
+            "upstream": parts.objective.upstream,
+            **parts.objective.origins(),
+        },
         "weights_sha256": state_sha256(parts.objective),
         "data": parts.speech.description,
         "metrics": metrics,
@@ -305,6 +315,7 @@ def write_run(parts: Prepared, place: RunFolder, rows: list[dict[str, Any]], res
         "steps": result["best_step"],
         "seed": result["seed"],
         "version": headwater.__version__,
+        **parts.objective.origins(),
     }
     parts.objective.export(place.path / "model.safetensors", facts)
     losses = [(row["step"], row["loss"]) for row in result["history"] if "loss" in row]

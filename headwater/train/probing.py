@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -31,14 +31,33 @@ def evaluate(
     probe: Probe, task: Task, feed: Feed, items: Sequence[Item], split: str, config: RunConfig, world: World
 ) -> Accumulator:
     """Score a split; every rank ends with all of it. Training's random state is not touched."""
-    accumulator = task.score(split)
+
+    def answer(ready: Ready) -> list[Any]:
+        return [probe(ready.states, ready.lengths, ready.batch.inputs, ready.x)[0]]
+
+    return evaluate_each([probe], answer, [task.score(split)], task, feed, items, split, config, world)[0]
+
+
+def evaluate_each(
+    modules: Sequence[nn.Module],
+    answer: Callable[[Ready], Sequence[Any]],
+    accumulators: list[Accumulator],
+    task: Task,
+    feed: Feed,
+    items: Sequence[Item],
+    split: str,
+    config: RunConfig,
+    world: World,
+) -> list[Accumulator]:
+    """Score a split by several systems in one pass over its features: `answer` gives an output for each accumulator, with `modules` in evaluation mode."""
     plan = plan_evaluation(
         seconds_of(items, task.spec.sample_rate), size=config.batch.size * 4, max_seconds=config.batch.seconds * 2
     )
     shares = [deal(batch, world.rank, world.ranks) for batch in plan]
     groups = [[items[index] for index in share] for share in shares if len(share)]
-    mode = probe.training
-    probe.eval()
+    modes = [module.training for module in modules]
+    for module in modules:
+        module.eval()
     with (
         torch.random.fork_rng(devices=[feed.device] if feed.device.type == "cuda" else []),
         torch.no_grad(),
@@ -46,14 +65,17 @@ def evaluate(
     ):
         for ready in progress(feed(groups), total=len(groups), what=f"score {split}", unit="batch", shown=world.first):
             with autocast(config, ready.lengths.device):
-                output, _ = probe(ready.states, ready.lengths, ready.batch.inputs, ready.x)
-            accumulator.add(output, ready.batch)
-    probe.train(mode)
+                outputs = answer(ready)
+            for accumulator, output in zip(accumulators, outputs, strict=True):
+                accumulator.add(output, ready.batch)
+    for module, mode in zip(modules, modes, strict=True):
+        module.train(mode)
     if world.ranks > 1:
-        for rank, state in enumerate(world.gather(accumulator.state())):
-            if rank != world.rank:
-                accumulator.merge(state)
-    return accumulator
+        for accumulator in accumulators:
+            for rank, state in enumerate(world.gather(accumulator.state())):
+                if rank != world.rank:
+                    accumulator.merge(state)
+    return accumulators
 
 
 class Probing(Work[Ready]):

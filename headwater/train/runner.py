@@ -6,7 +6,7 @@ import platform
 import re
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -16,11 +16,17 @@ import torch
 import headwater
 from headwater.config import RunConfig, anchored, fingerprint
 from headwater.metrics import Metric
+from headwater.metrics.rows import Row
+from headwater.probes.fit import Fitted, fit_probe
 from headwater.progress import bar
 from headwater.registry import downstreams
 from headwater.results.bundle import copy_plugins, save_model
 from headwater.results.files import write_bytes, write_json, write_rows
 from headwater.results.run import RunFolder
+from headwater.store import Workers
+from headwater.store.quality import relative_error
+from headwater.train.grid import Raced, SideBySide, race, untrained
+from headwater.train.kept import error_note, sample, section
 from headwater.train.loop import Standing, fit
 from headwater.train.parts import Prepared, Say, identity_of, initialise, prepare
 from headwater.train.probing import Probing, evaluate
@@ -36,14 +42,23 @@ def default_name(config: RunConfig, identity: dict[str, Any]) -> str:
 def extract(parts: Prepared) -> float:
     """One pass of the frozen upstream over all utterances, where features are kept. Returns seconds."""
     started = time.monotonic()
-    if parts.feed.store.keep:
-        unique = list({item.id: item for split in parts.items.values() for item in split}.values())
+    if not parts.config.upstream.trainable:
+        kept, world, rate = parts.feed.store, parts.world, parts.task.spec.sample_rate
         # An accelerator wants batches of equal lengths; on CPU each utterance is computed alone in any case.
-        unique.sort(key=lambda item: item.num_samples)
-        with bar(total=len(unique), what="features", unit="utterance", shown=parts.world.first) as counter:
-            parts.feed.store.fill(
-                unique, counter.update, size=1 if parts.device.type == "cpu" else parts.config.batch.size
+        items = sorted(parts.utterances(), key=lambda item: item.num_samples)
+        bank, content = parts.keys()
+        with bar(total=len(items), what="features", unit="utterance", shown=world.first) as counter:
+            kept.fill(
+                items,
+                counter.update,
+                size=1 if parts.device.type == "cpu" else parts.config.batch.size,
+                bank=bank,
+                content=content,
+                seconds=lambda item: item.num_samples / rate,
+                workers=Workers(world.rank, world.ranks, world.barrier),
             )
+        kept.filled.error = relative_error(kept, sample(items))
+        parts.notes += [note] if (note := error_note(parts)) is not None else []
     return time.monotonic() - started
 
 
@@ -51,7 +66,10 @@ def train(parts: Prepared, folder: RunFolder) -> Standing:
     """Fit the probe, or return at once where it has nothing to train."""
     # Layer weights alone are nothing to train: without a head's parameters there is no loss.
     learners = [module for module in (parts.probe.head, parts.probe.upstream) if module is not None]
-    if not any(parameter.requires_grad for module in learners for parameter in module.parameters()):
+    trains = any(parameter.requires_grad for module in learners for parameter in module.parameters())
+    if parts.config.grid.many:
+        return race(parts, folder.path) if trains else untrained(parts)
+    if not trains:
         return Standing()
     work = Probing(parts.probe, parts.task, parts.feed, parts.items, parts.config, parts.world)
     return fit(work, parts.config, folder.path, world=parts.world, device=parts.device)
@@ -105,15 +123,18 @@ def run(
         if parts.world.first:
             place.begin(anchored(config), identity, fresh=fresh)
         parts.world.barrier()
-        standing = train(parts, place)
+        standing = fit_probe(parts) if config.probe != "head" else train(parts, place)
         seconds["train_s"] = standing.seconds
         before = time.monotonic()
-        scores = score(parts, [name for name in parts.items if name != "train"])
+        splits = [name for name in parts.items if name != "train"]
+        scores = standing.score(parts, splits) if isinstance(standing, Raced) else score(parts, splits)
         if not parts.world.first:
             return None, place.path
         metrics = {split: part.result() for split, part in scores.items()}
         seconds["evaluate_s"] = time.monotonic() - before
         result = describe(parts, standing, metrics, {**seconds, "total_s": time.monotonic() - started})
+        for name, rows in standing.files().items() if isinstance(standing, Raced) else ():
+            write_rows(place.path / "scores" / name, rows)
         write_run(parts, place, scores, result, bundle=bundle)
         return result, place.path
     finally:
@@ -126,6 +147,10 @@ def rehearse(parts: Prepared) -> None:
     split = "train" if "train" in parts.items else next(iter(parts.items))
     with torch.random.fork_rng(devices=[parts.device] if parts.device.type == "cuda" else []):
         for ready in parts.feed([parts.items[split][: min(4, parts.config.batch.size)]]):
+            if parts.config.grid.many and split == "train":
+                work = SideBySide(parts)
+                work.loss(work.module, ready)[0].sum().backward()
+                continue
             output, _ = parts.probe(ready.states, ready.lengths, ready.batch.inputs, ready.x)
             if split == "train":
                 total, count = parts.task.loss(output, ready.batch)
@@ -146,6 +171,8 @@ def describe(
         if settings.selection != "hidden_states"
         else "weighted_sum"
     )
+    if config.probe != "head":
+        selection = f"{'mean of layers' if selection == 'weighted_sum' else selection}, {config.probe}"
     card = downstreams[config.downstream]
     return {
         "schema": 1,
@@ -162,11 +189,14 @@ def describe(
             "settings": settings.config,
         },
         "downstream": {"name": card.name, "metric": parts.task.spec.measures[0].name, "level": parts.task.spec.level},
+        "probe": standing.chosen if isinstance(standing, Fitted) else {"name": "head"},
         "data": parts.task.description,
+        "features": section(parts),
         # what came out
         "metrics": {
             split: {name: metric.to_json() for name, metric in group.items()} for split, group in metrics.items()
         },
+        **(standing.section(metrics) if isinstance(standing, Raced) else {}),
         "best_step": standing.best_step,
         "steps": standing.step,
         "history": standing.history,
@@ -176,7 +206,11 @@ def describe(
         "config_sha256": fingerprint(config.model_dump(mode="json")),
         "timing": {name: round(value, 3) for name, value in timing.items()},
         "versions": versions(parts.device),
-        "notes": [*parts.notes, *conclusions(parts, metrics)],
+        "notes": [
+            *parts.notes,
+            *(standing.notes() if isinstance(standing, Raced) else []),
+            *conclusions(parts, metrics),
+        ],
     }
 
 
@@ -229,14 +263,14 @@ def write_run(
         place.path, parts.probe, parts.upstream, parts.task.state(), parts.weights_sha256, plugins, bundle=bundle
     )
     write_json(place.path / "result.json", result)
-    illustrate(place)
+    illustrate(place, {split: part.rows() for split, part in scores.items()})
 
 
-def illustrate(place: RunFolder) -> None:
-    """Plots and `report.html`, from what the folder holds."""
+def illustrate(place: RunFolder, rows: Mapping[str, Sequence[Row]] | None = None) -> None:
+    """Plots and `report.html`, from what the folder holds; `rows` of scores need not be read from it again."""
     from headwater.results.report import draw, render
 
     kept = {file.name for file in (place.path / "plots").glob("*")}
-    for name, picture in draw(place.path, without=kept).items():
+    for name, picture in draw(place.path, without=kept, rows=rows).items():
         write_bytes(place.path / "plots" / name, picture)
     write_bytes(place.path / "report.html", render(place.path).encode())

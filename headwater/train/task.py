@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from headwater.config import DataConfig, Section
 from headwater.metrics import Metric, evaluate
-from headwater.metrics.rows import Table
+from headwater.metrics.rows import Row, Table
 from headwater.nn.lengths import pad
 from headwater.nn.upstream import UpstreamSpec
 
@@ -115,8 +115,8 @@ class Accumulator(ABC):
         """Take in another rank's `state()`. An utterance that both hold counts once."""
 
     @abstractmethod
-    def rows(self) -> list[dict[str, Any]]:
-        """One row an utterance (or trial), sorted by id: what `scores/SPLIT.jsonl` holds."""
+    def rows(self) -> Sequence[Row]:
+        """One row an utterance (or trial), sorted by id: what `scores/SPLIT.jsonl` holds. Of millions, a sequence that makes them when asked (`TrialRows`)."""
 
     def result(self, seed: int = 0) -> dict[str, Metric]:
         """Every measure with its interval, computed from the rows alone."""

@@ -45,12 +45,14 @@ class Work(ABC, Generic[Ready]):
 
     module: what is trained, saved and kept when it is best. durations: (N,) float64, seconds of the training items, by which they are batched.
     higher_is_better: of what `evaluate` gives. may_leave_parameters_unused: whether a loss may reach only some of the trained parameters.
+    parts: names of the parts of the module that share nothing but their data (the arms of a grid): each has its own loss, gradient norm and best weights.
     """
 
     module: nn.Module
     durations: np.ndarray
     higher_is_better: bool = False
     may_leave_parameters_unused: bool = False
+    parts: Sequence[str] = ("",)
 
     @abstractmethod
     def parameter_groups(self) -> list[dict[str, Any]]:
@@ -62,11 +64,25 @@ class Work(ABC, Generic[Ready]):
 
     @abstractmethod
     def loss(self, module: nn.Module, ready: Ready) -> tuple[Tensor, Tensor]:
-        """(sum, count) of a share; the loop divides once, over micro-batches and ranks. `module` is `self.module`, perhaps wrapped for several ranks."""
+        """(sum, count) of a share; the loop divides once, over micro-batches and ranks. `module` is `self.module`, perhaps wrapped for several ranks.
+
+        Of several parts the sums are (parts,), and the count is one for all.
+        """
 
     @abstractmethod
-    def evaluate(self) -> tuple[str, float] | None:
-        """The measure that chooses the best weights, by name, on data held out; None where there is none. Leaves the random state as it was."""
+    def evaluate(self) -> tuple[str, float | list[float | None] | None] | None:
+        """The measure that chooses the best weights, by name, on data held out; None where there is none. Leaves the random state as it was.
+
+        Of several parts a list. A value is None where answers are not finite.
+        """
+
+    def clip(self, parameters: Sequence[nn.Parameter], limit: float) -> Tensor:
+        """Scale the gradient to a norm of at most `limit`, that of each part alone. Returns the norm before it, () or (parts,)."""
+        return nn.utils.clip_grad_norm_(parameters, limit)
+
+    def merged(self, best: dict[str, Tensor], chosen: Sequence[int]) -> dict[str, Tensor]:
+        """The best weights of all parts: those in `best`, and for the parts `chosen` the present ones."""
+        return self.module.state_dict()
 
     def illustrate(self, events: Any, step: int) -> None:
         """Pictures of where training stands, for TensorBoard; none by default."""
