@@ -137,8 +137,8 @@ def answer(folder: Path) -> dict[str, Any]:
     """What a run found: all of `result.json` but timings and versions, the scores, and the weights, by name."""
     result = json.loads((folder / "result.json").read_text(encoding="utf-8"))
     result.pop("timing"), result.pop("versions")
-    files = [*sorted((folder / "scores").iterdir()), *sorted(folder.glob("model.*"))]
-    return {**result, **{file.name: file.read_bytes() for file in files}}
+    files = [*sorted((folder / "scores").rglob("*.jsonl")), *sorted(folder.glob("model.*"))]
+    return {**result, **{str(file.relative_to(folder)): file.read_bytes() for file in files}}
 
 
 def differences(folder: Path, reference: Path) -> list[str]:
