@@ -18,8 +18,7 @@ check: $(VENV)/.dev
 	$(PY) -m mypy
 
 bench: $(STAMP)
-	$(PY) bench/fbank.py
-	$(PY) bench/kill.py
+	$(PY) bench/collect.py --quick
 
 $(STAMP): requirements.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))' || \

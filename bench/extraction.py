@@ -10,7 +10,7 @@
 Both models have random weights; their size is that of the published ones. Clips are decoded beforehand, and are the same in each run: files of LibriSpeech's
 tree at equal distances, or of the demo corpus where there is no such data; in the order of files, and sorted by length. Repetitions are interleaved: one of
 each way, and the machine's peaks, in turn. A ratio is the median of the pairs of one repetition, in brackets the least and the greatest. The share of the
-peak is that of matrix products of the same dtype (`bench/machine.py`), taken by the operations that the utterances need unpadded.
+peak is that of matrix products of the same dtype (`headwater.speed.machine`), taken by the operations that the utterances need unpadded.
 
 Outputs are compared first: ours with the rival's for the same utterance unpadded, on every frame, relative to the RMS of the layer; and what padding changes
 in the rival's own is printed beside it (HuBERT's first norm runs over time, so there it is much).
@@ -29,7 +29,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from machine import Clock, bandwidth, count_flops, describe, matmul_peak, threads
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -41,6 +40,7 @@ from headwater.errors import UsageError
 from headwater.nn.packed import require_bfloat16
 from headwater.nn.transformer import TransformerLayer
 from headwater.nn.upstream import Upstream
+from headwater.speed.machine import Clock, bandwidth, count_flops, describe, matmul_peak, threads
 from headwater.store.compute import Extractor, error_of
 
 BATCH = 8

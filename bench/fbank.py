@@ -11,7 +11,6 @@ torch slower by orders of magnitude; the variable above lets them sleep instead.
 from __future__ import annotations
 
 import argparse
-import platform
 import statistics
 import subprocess
 import sys
@@ -23,6 +22,7 @@ import numpy as np
 import torch
 
 from headwater.audio.frontends import Frontend, build_frontend
+from headwater.speed.machine import limits
 
 RATE = 16000
 CONFIG = {"kaldi": {"feat_type": "fbank", "fbank": {"num_mel_bins": 80}}}
@@ -111,10 +111,7 @@ def main() -> None:
         arrays = [wav.numpy() for wav in wavs]
         audio = sum(map(len, wavs)) / RATE
         worst, rms = differences(frontend, wavs)
-        print(
-            f"{platform.machine()}, {args.threads} thread(s), torch {torch.__version__}, "
-            f"{args.batch} utterances, {audio:.0f} s of audio"
-        )
+        print(f"{limits(args.threads)}; {args.batch} utterances, {audio:.0f} s of audio")
         print(
             f"difference of values: RMS {rms:.1e} (allowed {TOLERANCE_RMS:.0e}), "
             f"largest {worst:.1e} (allowed {TOLERANCE:.0e})"

@@ -11,9 +11,10 @@ Both train the same model on the same synthetic speech-like noise, held in memor
 Each measurement has a process of its own, which warms up first; repetitions are paired, and the ratio is the median of the pairs.
 Peak memory is that of the process (VmHWM; without the loader's workers), and on a GPU that of torch's allocator as well.
 
-On a GPU, model FLOPs utilisation: 3 x (2 x M x frames + 4 x layers x hidden x sum of squared lengths) a step, over time and the device's peak
-for dense matrices in the precision of the run. M counts the weights of all matrices, those of shared layers as often as they are used; the
-backward pass costs twice the forward pass. Features, masks, norms and padding count for nothing.
+Model FLOPs utilisation: 3 x (2 x M x frames + 4 x layers x hidden x sum of squared lengths) a step, over time and the peak for dense
+matrices in the precision of the run: the one that the maker of a GPU states, the one that is measured on a CPU. M counts the weights of all
+matrices, those of shared layers as often as they are used; the backward pass costs twice the forward pass. Features, masks, norms and
+padding count for nothing.
 """
 
 from __future__ import annotations
@@ -44,6 +45,7 @@ from headwater.data.corpus import Utterance
 from headwater.mam.masking import NOISE_STD, REPLACED, ZEROED, Masking
 from headwater.mam.objective import MaskedReconstruction
 from headwater.registry import objectives
+from headwater.speed.machine import limits, matmul_peak
 from headwater.train.distributed import World
 from headwater.train.loop import autocast
 from headwater.train.optim import build_optimizer
@@ -193,6 +195,9 @@ def steps_of(args: argparse.Namespace, ours: bool) -> dict[str, float]:
         torch.cuda.synchronize()
     seconds = time.perf_counter() - begun
     found = {"steps_per_s": args.steps / seconds, "rss_mib": peak_rss()}
+    if device.type == "cpu":
+        dtype = "bfloat16" if config.runner.precision == "bf16" else "float32"
+        found["mfu"] = flops / seconds / matmul_peak(dtype, torch.get_num_threads())
     if device.type == "cuda":
         found["cuda_mib"] = torch.cuda.max_memory_allocated() / 2**20
         name = torch.cuda.get_device_name()
@@ -239,9 +244,8 @@ def main() -> None:
             command = [sys.executable, __file__, "--child", way, *sys.argv[1:]]
             results.append(json.loads(subprocess.check_output(command, text=True).splitlines()[-1]))
     device = torch.cuda.get_device_name() if torch.cuda.is_available() and args.device != "cpu" else "CPU"
-    print(
-        f"{device}, torch {torch.__version__}, {torch.get_num_threads()} thread(s), {args.workers} loader process(es)"
-    )
+    machine = limits(torch.get_num_threads()) if device == "CPU" else f"{device}, torch {torch.__version__}"
+    print(f"{machine}; {args.workers} loader process(es)")
     print(f"{args.upstream} {args.config or '(the small model of its card)'}, {args.steps} steps a measurement")
     for way, results in found.items():
         middle = {key: statistics.median(one[key] for one in results) for key in results[0]}

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import resource
 import tempfile
 import time
@@ -35,6 +34,7 @@ from headwater.metrics.bootstrap import RESAMPLES
 from headwater.metrics.detection import eer_of_rates, min_dcf_of_rates
 from headwater.results.files import write_rows
 from headwater.results.table import read_scores
+from headwater.speed.machine import limits
 
 PRIORS = (0.01, 0.05)
 DIM = 192
@@ -128,9 +128,9 @@ def main() -> None:
     accumulator = TrialAccumulator(measures, trials)
     batch = SimpleNamespace(ids=[utterance.id for utterance in trials.utterances])
     accumulator.add((None, torch.from_numpy(table)), batch)  # type: ignore[arg-type]
-    machine = f"{platform.machine()}, {torch.get_num_threads()} thread(s), torch {torch.__version__}"
+    machine = limits(torch.get_num_threads())
     print(
-        f"{machine}, {given.trials} trials over {given.embeddings} embeddings of {DIM} dims, {given.speakers} speakers"
+        f"{machine}; {given.trials} trials over {given.embeddings} embeddings of {DIM} dims, {given.speakers} speakers"
     )
     rows, scoring = timed(accumulator.rows)
     found, rating = timed(lambda: rates_of(rows.scores, rows.targets))

@@ -14,9 +14,9 @@ from conftest import ROOT
 LAYERS = [
     {"errors", "paths", "progress"},
     {"audio", "nn", "metrics", "config"},
-    {"registry", "weights", "download", "pickles", "data", "store", "results"},
+    {"registry", "weights", "download", "pickles", "fairseq", "data", "store", "results"},
     {"loading"},
-    {"checks", "train", "mam", "preprocess", "analysis"},
+    {"checks", "train", "mam", "hf", "masked", "pretrained", "preprocess", "units", "analysis", "extraction", "probes", "speed"},
     {"upstream", "downstream", "pretrain"},
     {"cli", "__main__"},
 ]

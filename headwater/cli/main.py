@@ -29,7 +29,6 @@ VERBS = {
     "cache": "frozen features that are kept on disk: `headwater cache ls|prune|verify`",
     "analyze": "what a representation does, without a task: `headwater analyze lnsr|attention|layers`",
     "bench": "how fast an upstream is on this machine, and what it takes: `headwater bench NAME`",
-    "bench": "how fast an upstream is on this machine, and what it takes: `headwater bench NAME`",
     "doctor": "what is installed, and what is missing for what",
 }
 
@@ -62,10 +61,6 @@ def main(arguments: Sequence[str]) -> int:
         from headwater.cli.extract import main as extract
 
         return extract(rest)
-    if verb == "bench":
-        from headwater.cli.bench import main as bench
-
-        return bench(rest)
     if verb == "bench":
         from headwater.cli.bench import main as bench
 

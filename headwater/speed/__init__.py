@@ -1,0 +1,1 @@
+"""How fast this machine can be, and how fast an upstream is on it."""
