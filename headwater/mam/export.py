@@ -12,7 +12,8 @@ from headwater.mam.model import MaskedAcousticModel, read_weights
 from headwater.mam.settings import Settings
 from headwater.mam.weights import OURS, write_model
 from headwater.registry import upstreams
-from headwater.weights import read_header
+from headwater.results.files import write_bytes
+from headwater.weights import is_safetensors, read_header, read_safetensors, to_bytes
 
 FORMS = (".ckpt", ".safetensors")
 
@@ -31,6 +32,8 @@ def export(source: Path, target: Path, *, upstream: str | None = None, half: boo
         raise UsageError(f"--to {target}: it must end in .ckpt (S3PRL's file) or .safetensors (ours)")
     if target.exists() and not force:
         raise UsageError(f"{target} is there already; --force overwrites it")
+    if half and target.suffix == ".safetensors" and _of_others(path):
+        return halve(path, target)
     weights = read_weights(path)
     ours = weights.generation == OURS
     if half and target.suffix == ".ckpt":
@@ -56,6 +59,23 @@ def export(source: Path, target: Path, *, upstream: str | None = None, half: boo
     write_model(target, name, weights.settings, weights.transformer, weights.head, facts=facts, dtype=dtype)
     origin = str(path) if ours else f"a checkpoint of S3PRL ({weights.generation})"
     return f"{target}: {name}, from {origin}; -u ckpt:{target} loads it"
+
+
+def _of_others(path: Path) -> bool:
+    """Whether it is a file of ours, of an upstream of another family."""
+    said = read_header(path).get("upstream") if is_safetensors(path) else None
+    return isinstance(said, str) and not issubclass(upstreams[said].load(), MaskedAcousticModel)
+
+
+def halve(source: Path, target: Path) -> str:
+    """A file of ours in float16, whatever upstream it is of; a sentence on what came of it. `DataError` where it is broken."""
+    header, tensors = read_header(source), read_safetensors(source)
+    halves = {name: value.half() if value.is_floating_point() else value for name, value in tensors.items()}
+    large = [name for name, value in halves.items() if not bool(torch.isfinite(value).all())]
+    if large:
+        raise DataError(f"{source}: {large[0]} holds numbers that float16 cannot hold")
+    write_bytes(target, to_bytes(halves, header))
+    return f"{target}: {header['upstream']}, from {source}; -u ckpt:{target} loads it"
 
 
 def family(settings: Settings) -> str:

@@ -99,15 +99,35 @@ class ChannelNorm(nn.Module):
 
 
 class FrameBatchNorm(nn.BatchNorm1d):
-    """Batch norm whose statistics, in training, are those of valid frames."""
+    """Batch norm whose statistics, in training, are those of valid frames; `total`, where it is set, sums over the processes that train together."""
+
+    total: Callable[[Tensor], Tensor] | None = None
 
     def forward(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
+        if self.training and self.total is not None:
+            return self._together(x, lengths, self.total)
         if not self.training or lengths is None:
             return super().forward(x)
         valid = mask(lengths, x.shape[2])
         y = torch.zeros_like(x.transpose(1, 2))
         y[valid] = super().forward(x.transpose(1, 2)[valid])
         return y.transpose(1, 2)
+
+    def _together(self, x: Tensor, lengths: Tensor | None, total: Callable[[Tensor], Tensor]) -> Tensor:
+        frames = x.float()
+        valid = (
+            frames.new_ones(len(x), 1, x.shape[2]) if lengths is None else mask(lengths, x.shape[2])[:, None].to(frames)
+        )
+        count = total(valid.sum())
+        mean = total((frames * valid).sum((0, 2))) / count
+        centred = (frames - mean[:, None]) * valid
+        variance = total(centred.square().sum((0, 2))) / count
+        with torch.no_grad():
+            self.num_batches_tracked.add_(1)  # type: ignore[union-attr]
+            self.running_mean.lerp_(mean, self.momentum)  # type: ignore[union-attr, arg-type]
+            self.running_var.lerp_(variance * count / (count - 1), self.momentum)  # type: ignore[union-attr, arg-type]
+        y = centred * torch.rsqrt(variance + self.eps)[:, None] * self.weight[:, None] + self.bias[:, None]
+        return (y * valid).type_as(x)
 
 
 class ConvLayer(nn.Module):

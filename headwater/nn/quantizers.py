@@ -24,8 +24,17 @@ class Quantized(NamedTuple):
     scores: tuple[Tensor, ...] = ()
 
 
-def choose(scores: Tensor, temperature: float, training: bool) -> tuple[Tensor, Tensor]:
-    """(..., entries) -> one-hot (..., entries), and the numbers (...)."""
+def gumbel(shape: Sequence[int], generator: torch.Generator) -> Tensor:
+    """Noise by which the largest of noisy scores is a draw from their softmax."""
+    return -torch.empty(*shape, device=generator.device).exponential_(generator=generator).log()
+
+
+def choose(scores: Tensor, temperature: float, training: bool, noise: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """(..., entries) -> one-hot (..., entries), and the numbers (...). In training `noise` is that of the draw; None takes torch's global generator."""
+    if training and noise is not None:
+        soft = ((scores.float() + noise) / temperature).softmax(-1)
+        codes = soft.argmax(-1)
+        return (functional.one_hot(codes, soft.shape[-1]) - soft.detach() + soft).type_as(scores), codes
     if training:
         hot = functional.gumbel_softmax(scores.float(), tau=temperature, hard=True).type_as(scores)
         return hot, hot.argmax(-1)
@@ -44,11 +53,18 @@ class LinearCodebooks(nn.Module):
             nn.Linear(size, dim, bias=False) for dim, size in zip(dims, entries, strict=True)
         )
 
-    def forward(self, x: Tensor) -> Quantized:
+    @property
+    def entries(self) -> list[int]:
+        """Of each codebook."""
+        return [codebook.in_features for codebook in self.codebooks]  # type: ignore[misc]
+
+    def forward(self, x: Tensor, noise: Sequence[Tensor] | None = None) -> Quantized:
+        """noise: see `choose`, per group (B, T, entries)."""
         words, codes, scores = [], [], []
-        for part, logits, codebook in zip(x.split(self.dims, -1), self.logits, self.codebooks, strict=True):
+        drawn = [None] * len(self.dims) if noise is None else noise
+        for part, logits, codebook, one in zip(x.split(self.dims, -1), self.logits, self.codebooks, drawn, strict=True):
             scores.append(logits(part))
-            hot, chosen = choose(scores[-1], self.temperature, self.training)
+            hot, chosen = choose(scores[-1], self.temperature, self.training, one)
             words.append(codebook(hot))
             codes.append(chosen)
         return Quantized(torch.cat(words, -1), torch.stack(codes, -1), tuple(scores))

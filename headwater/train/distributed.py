@@ -22,6 +22,7 @@ class World:
     def __init__(self, device: torch.device) -> None:
         self.ranks = int(os.environ.get("WORLD_SIZE", "1"))
         self.rank = int(os.environ.get("RANK", "0"))
+        self._inside: dist.ProcessGroup | None = None
         if self.ranks > 1 and not dist.is_initialized():
             try:
                 dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=PATIENCE)
@@ -40,6 +41,15 @@ class World:
             value = value.clone()
             dist.all_reduce(value)
         return value
+
+    def total(self, value: Tensor, weight: float = 1.0) -> Tensor:
+        """`sum` of weighted values through which gradients flow: those of all ranks, to all ranks."""
+        if self.ranks == 1:
+            return value * weight
+        if self._inside is None:  # the gradients' own collectives must not be mistaken for these
+            self._inside = dist.new_group()
+        total: Tensor = _Total.apply(value * weight, self._inside)  # type: ignore[no-untyped-call]
+        return total
 
     def gather(self, value: Any) -> list[Any]:
         """Plain data of every rank, on every rank."""
@@ -61,6 +71,21 @@ class World:
     def close(self) -> None:
         if self.ranks > 1 and dist.is_initialized():
             dist.destroy_process_group()
+
+
+class _Total(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, value: Tensor, group: dist.ProcessGroup) -> Tensor:
+        ctx.group = group
+        value = value.clone()
+        dist.all_reduce(value, group=group)
+        return value
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        gradient = gradients[0].clone()
+        dist.all_reduce(gradient, group=ctx.group)
+        return gradient, None
 
 
 def local_device(name: str | None) -> torch.device:

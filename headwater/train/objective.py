@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -14,18 +14,42 @@ from torch import Tensor, nn
 from headwater.config import FeatureSet, Section
 
 
+def _alone(value: Tensor) -> Tensor:
+    return value
+
+
 @dataclass(frozen=True)
 class Share:
     """One rank's part of a batch, and what it must know of the whole to draw what one process would draw.
 
     lengths: (B,) int64 on the training device, frames of all utterances of the batch. rank, ranks: this rank holds the utterances `[rank::ranks]`.
     generator: on the training device, seeded by the run's seed and the place in training, the same on all ranks.
+    groups: where utterances belong together (`Objective.together`), how many each group of the batch has, in their order: ranks then hold whole groups,
+    `[rank::ranks]` of them.
+    places: of each utterance that this rank holds, its id and its first sample (or frame of features) there.
+    total: a tensor of this rank -> the sum over all ranks, with its gradient; all ranks must call it equally often.
     """
 
     lengths: Tensor
     rank: int
     ranks: int
     generator: torch.Generator
+    groups: tuple[int, ...] = ()
+    places: tuple[tuple[str, int], ...] = ()
+    total: Callable[[Tensor], Tensor] = _alone
+
+    @property
+    def own_groups(self) -> tuple[int, ...]:
+        """How many utterances each group that this rank holds has."""
+        return self.groups[self.rank :: self.ranks]
+
+    @property
+    def rows(self) -> Tensor:
+        """(B',) int64: which utterances of the batch this rank holds."""
+        every = torch.arange(len(self.lengths), device=self.lengths.device)
+        if not self.groups:
+            return every[self.rank :: self.ranks]
+        return torch.cat(every.split(self.groups)[self.rank :: self.ranks])
 
 
 class Objective(nn.Module, ABC):
@@ -33,14 +57,15 @@ class Objective(nn.Module, ABC):
 
     sample_rate: of the waveforms, in Hz. level: dB that whole utterances are brought to before they are cut (`headwater.audio.frontends.normalise_level`).
     crop: samples of the longest piece that is trained on, None for whole utterances, where the run does not say. upstream: name of the upstream that it trains.
-    features: what it is trained on in the place of waveforms.
+    features: what it is trained on in the place of waveforms. together: so many utterances of one speaker make one item of a batch.
     """
 
     Config: ClassVar[type[Section]] = Section
-    upstream: ClassVar[str]
+    upstream: str
     sample_rate: int
     level: float | None = None
     crop: int | None = None
+    together: int = 1
 
     def __init__(self, config: Any, features: FeatureSet | None = None) -> None:
         super().__init__()
@@ -67,6 +92,13 @@ class Objective(nn.Module, ABC):
     @abstractmethod
     def export(self, path: Path, facts: dict[str, Any]) -> None:
         """Write what was trained as a weight file that loads as an upstream; `facts` go into its header."""
+
+    def origins(self) -> dict[str, Any]:
+        """What else than settings and speech decides what is learnt, such as the weights of a teacher: part of what makes a run this run."""
+        return {}
+
+    def check(self, ids: Collection[str]) -> None:
+        """Told of all utterances before training begins. `DataError` where it lacks what it must know of one."""
 
     def picture(self, wav: Tensor) -> bytes | None:
         """What the model makes of one utterance, as PNG, for TensorBoard and the run folder; None where there is nothing to see."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -26,7 +27,7 @@ from headwater.train.objective import Objective, Share
 from headwater.train.work import Portion, Work
 
 LOSS = Ratio("loss", "sum", "count", unit="", higher_is_better=False)
-_CROPS, _MASKS, _DEV = 0xC409, 0x3A5C, 0xDE7  # name the generators of a run
+_CROPS, _MASKS, _DEV, _GROUPS = 0xC409, 0x3A5C, 0xDE7, 0x6409  # name the generators of a run
 
 
 @dataclass(frozen=True)
@@ -111,7 +112,7 @@ class Pretraining(Work[Crops]):
         self.module, self.objective, self.source = objective, objective, source
         self.train, self.dev, self.config = train, dev, config
         self.crop, self.rate, self.world, self.device = crop, rate, world, device
-        self.durations = np.array([self._size(piece) / rate for piece in train])
+        self.durations = self._seconds(train)
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         return self.objective.parameter_groups(self.config.optimizer.weight_decay)
@@ -121,14 +122,22 @@ class Pretraining(Work[Crops]):
             epoch: np.random.default_rng([self.config.seed, _CROPS, epoch]).random(len(self.train))
             for epoch in {portion.epoch for portion in portions}
         }
-        groups = [[self.train[index] for index in portion.share] for portion in portions]
-        for portion, wavs in zip(portions, self.source.ahead(groups), strict=True):
-            own, place = portion.share, places[portion.epoch]
+        items = {epoch: self._items(self.train, (_GROUPS, epoch)) for epoch in places}
+        shares = [[index for item in portion.share for index in items[portion.epoch][item]] for portion in portions]
+        groups = [[self.train[index] for index in share] for share in shares]
+        for portion, own, wavs in zip(portions, shares, self.source.ahead(groups), strict=True):
+            place = places[portion.epoch]
             cut = [self._cut(wav, place[index]) for wav, index in zip(wavs, own, strict=True)]
             # A share that only keeps step is a batch of its own.
-            batch, rank, ranks = (portion.batch, portion.rank, portion.ranks) if portion.weight else (own, 0, 1)
-            seeds = (_MASKS, portion.epoch, portion.number)
-            yield self._crops(cut, [self.train[index] for index in batch], seeds, rank, ranks)
+            whole = (portion.batch, portion.rank, portion.ranks)
+            batch, rank, ranks = whole if portion.weight else (portion.share, 0, 1)
+            pieces = [[self.train[index] for index in items[portion.epoch][item]] for item in batch]
+            crops = self._crops(cut, pieces, (_MASKS, portion.epoch, portion.number), rank, ranks)
+            known = tuple(
+                (self.train[index].utterance.id, self._start(self.train[index].size, place[index])) for index in own
+            )
+            total = partial(self.world.total, weight=portion.weight)
+            yield Crops(crops.wavs, replace(crops.share, places=known, total=total))
 
     def loss(self, module: nn.Module, ready: Crops) -> tuple[Tensor, Tensor]:
         sums, counts = module(ready.wavs, ready.share)
@@ -141,12 +150,11 @@ class Pretraining(Work[Crops]):
 
     def losses(self) -> list[dict[str, Any]]:
         """The loss on each utterance held out, under the same masks whenever it is asked: rows with id, speaker, sum and count (elements)."""
-        sizes = np.array([self._size(piece) / self.rate for piece in self.dev])
-        batch = self.config.batch
-        plan = plan_evaluation(sizes, size=batch.size, max_seconds=batch.seconds)
+        batch, items = self.config.batch, self._items(self.dev, (_DEV,))
+        plan = plan_evaluation(self._seconds(self.dev), size=batch.size, max_seconds=batch.seconds)
         world = self.world
         shares = [deal(part, world.rank, world.ranks) for part in plan]
-        groups = [[self.dev[index] for index in share] for share in shares]
+        groups = [[self.dev[index] for item in share for index in items[item]] for share in shares]
         mode = self.module.training
         self.module.eval()
         rows: list[dict[str, Any]] = []
@@ -161,10 +169,11 @@ class Pretraining(Work[Crops]):
                 cut = [self._cut(wav, 0.0) for wav in next(wavs)]
                 if not group:
                     continue
-                pieces = [self.dev[index] for index in part]
+                pieces = [[self.dev[index] for index in items[item]] for item in part]
                 crops = self._crops(cut, pieces, (_DEV, number), world.rank, world.ranks)
+                known = tuple((piece.utterance.id, 0) for piece in group)
                 with autocast(self.config, self.device):
-                    sums, counts = self.objective(crops.wavs, crops.share)
+                    sums, counts = self.objective(crops.wavs, replace(crops.share, places=known))
                 for piece, total, count in zip(group, sums.tolist(), counts.tolist(), strict=True):
                     about = {"id": piece.utterance.id, "speaker": piece.utterance.speaker}
                     rows.append({**about, "sum": total, "count": count})
@@ -188,18 +197,42 @@ class Pretraining(Work[Crops]):
     def _size(self, piece: Piece) -> int:
         return piece.size if self.crop is None else min(piece.size, self.crop)
 
+    def _items(self, pieces: Sequence[Piece], seeds: tuple[int, ...]) -> list[tuple[int, ...]]:
+        """What batches are made of: pieces, or groups of them, by index."""
+        if self.objective.together == 1:
+            return [(index,) for index in range(len(pieces))]
+        generator = np.random.default_rng([self.config.seed, *seeds])
+        return grouped([piece.utterance.speaker for piece in pieces], self.objective.together, generator)
+
+    def _seconds(self, pieces: Sequence[Piece]) -> np.ndarray:
+        """(items,) seconds of each, by which batches are packed: of a group as if each piece were as long as the longest of its speaker."""
+        longest: dict[str | None, int] = defaultdict(int)
+        for piece in pieces:
+            longest[piece.utterance.speaker] = max(longest[piece.utterance.speaker], self._size(piece))
+        items = self._items(pieces, (_GROUPS,))
+        alone = [self._size(pieces[item[0]]) for item in items]
+        sizes = [
+            size if len(item) == 1 else len(item) * longest[pieces[item[0]].utterance.speaker]
+            for item, size in zip(items, alone, strict=True)
+        ]
+        return np.array(sizes, dtype=np.float64) / self.rate
+
     def _cut(self, wav: Tensor, place: float) -> Tensor:
         """The crop that starts at `place` (0 to 1) of where one can."""
         if self.crop is None or len(wav) <= self.crop:
             return wav
-        start = int(place * (len(wav) - self.crop + 1))
+        start = self._start(len(wav), place)
         return wav[start : start + self.crop]
 
+    def _start(self, size: int, place: float) -> int:
+        """Where the crop of a piece of `size` begins."""
+        return 0 if self.crop is None or size <= self.crop else int(place * (size - self.crop + 1))
+
     def _crops(
-        self, wavs: list[Tensor], batch: Sequence[Piece], seeds: tuple[int, ...], rank: int, ranks: int
+        self, wavs: list[Tensor], batch: Sequence[Sequence[Piece]], seeds: tuple[int, ...], rank: int, ranks: int
     ) -> Crops:
         """To the device in one piece: many small copies would keep a GPU waiting."""
-        sizes = [self._size(piece) for piece in batch]
+        sizes = [self._size(piece) for item in batch for piece in item]
         counts = sizes if self.objective.features is not None else [self.objective.frames(size) for size in sizes]
         generator = torch.Generator(self.device)
         state = np.random.SeedSequence([self.config.seed, *seeds]).generate_state(2, np.uint32)
@@ -207,7 +240,23 @@ class Pretraining(Work[Crops]):
         lengths = torch.tensor(counts, device=self.device)
         moved = torch.cat(wavs).to(self.device, non_blocking=True) if wavs else torch.empty(0)
         split = list(moved.split([len(wav) for wav in wavs])) if wavs else []
-        return Crops(split, Share(lengths, rank, ranks, generator))
+        groups = tuple(len(item) for item in batch) if self.objective.together > 1 else ()
+        return Crops(split, Share(lengths, rank, ranks, generator, groups))
+
+
+def grouped(speakers: Sequence[str | None], size: int, generator: np.random.Generator) -> list[tuple[int, ...]]:
+    """Indices in groups of at most `size` of one speaker, as even as can be, drawn by the generator; what has no speaker is alone.
+
+    How many groups there are, of whom, and how many each holds does not depend on the generator.
+    """
+    of_speaker: dict[str, list[int]] = defaultdict(list)
+    for index, speaker in enumerate(speakers):
+        of_speaker[speaker if speaker is not None else f"\0{index}"].append(index)
+    groups: list[tuple[int, ...]] = []
+    for indices in of_speaker.values():
+        parts = np.array_split(generator.permutation(indices), -(-len(indices) // size))
+        groups += [tuple(part.tolist()) for part in parts]
+    return groups
 
 
 def hold_out(utterances: Sequence[Utterance], seconds: Sequence[float], share: float, seed: int) -> set[str]:

@@ -5,11 +5,14 @@ Sources: APC (https://arxiv.org/abs/1904.03240), VQ-APC (https://arxiv.org/abs/2
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 from headwater.config import Share
+from headwater.nn import gru
 from headwater.nn.quantizers import Quantized
 from headwater.nn.recurrent import pack, unpack
 from headwater.pretrained.features import FeatureSettings
@@ -50,17 +53,16 @@ class PredictiveGru(nn.Module):
         packed = pack(x, lengths)
         states = []
         for number, layer in enumerate(self.layers):
-            out, _ = layer(packed)
-            data = self.dropout(out.data)
+            data = self.dropout(gru.run(layer, packed))  # type: ignore[arg-type]
             if number and self.residual:
                 data = data + packed.data
             packed = PackedSequence(data, packed.batch_sizes, packed.sorted_indices, packed.unsorted_indices)
             states.append(unpack(packed, x.shape[1]))
         return tuple(states)
 
-    def predict(self, hidden: Tensor) -> tuple[Tensor, Quantized | None]:
-        """The last state (B, T, hidden) -> the frames it foretells (B, T, in_dim), and what they were made of where there is a quantizer."""
+    def predict(self, hidden: Tensor, noise: Sequence[Tensor] | None = None) -> tuple[Tensor, Quantized | None]:
+        """The last state (B, T, hidden) -> the frames it foretells (B, T, in_dim), and what they were made of where a quantizer (which takes `noise`) is."""
         if self.quantizer is None:
             return self.postnet(hidden), None
-        quantized = self.quantizer(hidden)
+        quantized = self.quantizer(hidden, noise)
         return self.postnet(quantized.codewords), quantized

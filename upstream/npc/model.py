@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -122,9 +123,9 @@ class MaskedConvolutions(nn.Module):
             last = self.bottleneck(last)
         return *(state.transpose(1, 2) for state in states), last
 
-    def predict(self, hidden: Tensor) -> tuple[Tensor, Quantized | None]:
-        """The last state -> the frames (B, T, in_dim), and what they were made of where there is a quantizer."""
+    def predict(self, hidden: Tensor, noise: Sequence[Tensor] | None = None) -> tuple[Tensor, Quantized | None]:
+        """The last state -> the frames (B, T, in_dim), and what they were made of where there is a quantizer, to which `noise` goes."""
         if self.quantizer is None:
             return self.postnet(hidden), None
-        quantized = self.quantizer(hidden)
+        quantized = self.quantizer(hidden, noise)
         return self.postnet(quantized.codewords), quantized
