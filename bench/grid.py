@@ -20,6 +20,7 @@ from typing import Any
 
 import torch
 
+from headwater.cli.shell import keep_memory
 from headwater.config import RunConfig, merge, validate
 from headwater.registry import downstreams
 from headwater.speed.machine import limits
@@ -76,6 +77,7 @@ def main() -> None:
     parser.add_argument("--tasks", nargs="+", default=["speaker", "phone"])
     args = parser.parse_args()
     os.environ.setdefault("TQDM_DISABLE", "1")
+    keep_memory()  # as every command does
     if args.threads:
         torch.set_num_threads(args.threads)
     if args.data is not None and args.labels is None and "phone" in args.tasks:

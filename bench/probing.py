@@ -273,8 +273,10 @@ def main() -> int:
         parser.error("--timed-epochs: from 1 to --epochs")
     import torch
 
+    from headwater.cli.shell import keep_memory
     from headwater.speed.machine import limits
 
+    keep_memory()  # as every command does
     if args.threads:
         torch.set_num_threads(args.threads)
     print(f"{limits(torch.get_num_threads())}; {'LibriSpeech' if args.data else 'the demo corpus'}", flush=True)

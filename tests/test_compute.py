@@ -275,6 +275,25 @@ def test_attention_in_bfloat16_gives_what_torch_gives(
     assert float((found - expected).square().mean().sqrt() / expected.square().mean().sqrt()) < 0.02
 
 
+def test_a_torch_without_onednn_gives_what_it_gives_anyway(upstream: Upstream, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = rows(extractor(upstream)([KEYS]), [KEYS])
+    monkeypatch.setattr(torch.ops, "mkldnn", object())
+    found = rows(extractor(upstream)([KEYS]), [KEYS])
+    for key in KEYS:
+        torch.testing.assert_close(found[key.id], expected[key.id], rtol=1e-4, atol=1e-5)
+
+
+def test_a_weight_that_is_computed_in_each_call_is_left_to_its_module() -> None:
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Linear(8, 8)), nn.Linear(8, 8)).eval()
+    prepared = Prepared(module, CPU, torch.float32)
+    x = torch.randn(3, 8)
+    with torch.no_grad(), prepared.context():
+        found = module(x)
+    torch.testing.assert_close(found, module(x).detach(), rtol=1e-5, atol=1e-6)
+    assert prepared.layers == [module[1]] and not prepared.stale
+
+
 def test_prepared_weights_act_in_the_thread_that_asked_for_them_only(upstream: Upstream) -> None:
     prepared = Prepared(upstream, CPU, torch.float32)
     x = torch.randn(1, 9, 16)

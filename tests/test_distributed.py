@@ -129,6 +129,10 @@ def jobs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
             "-o",
             f"{PHONE},,optimizer.lr=0.005",
         ],
+        "grid": [
+            *("-u", "RanksModel", "--plugin", str(folder / "ranks_model.py"), *phone, "-o", PHONE),
+            *("--layers", "all", "--lr-grid", "0.005,0.05"),
+        ],
         "random": ["-u", "fbank", *phone, "-o", RANDOM],
     }
 
@@ -163,7 +167,7 @@ def ranks(jobs: dict[str, list[str]], tmp_path_factory: pytest.TempPathFactory) 
     )
     assert done.returncode == 0, done.stderr
     for rank in (0, 1):
-        assert f'rank {rank} codes [0, 0, 0, 0, 1, "died", 0, 0]' in done.stdout, done.stdout + done.stderr
+        assert f'rank {rank} codes [0, 0, 0, 0, 0, 1, "died", 0, 0]' in done.stdout, done.stdout + done.stderr
     assert done.stderr.count("stopped at step 6 of 18, all saved") == 2, "both stop when one is asked to"
     return runs
 
@@ -173,11 +177,11 @@ def result(folder: Path) -> dict[str, Any]:
     return content
 
 
-@pytest.mark.parametrize("name", ["phone", "small", "tuned"])
+@pytest.mark.parametrize("name", ["phone", "small", "tuned", "grid"])
 def test_two_processes_find_what_one_finds(name: str, jobs: dict[str, list[str]], ranks: Path, tmp_path: Path) -> None:
     assert main([*jobs[name], "-p", str(tmp_path / "one")]) == 0
     one, two = result(tmp_path / "one"), result(ranks / name)
-    assert one["metrics"] == two["metrics"]
+    assert one["metrics"] == two["metrics"] and one.get("arms") == two.get("arms")
     for ours, theirs in zip(one["history"], two["history"], strict=True):
         assert ours.keys() == theirs.keys() and ours["step"] == theirs["step"]
         assert ours.get("dev") == theirs.get("dev")

@@ -24,7 +24,7 @@ from headwater.cli.run import parser, settings_of
 from headwater.cli.shell import guarded
 from headwater.config import PretrainConfig, RunConfig, validate
 from headwater.preprocess import commands as preprocess_commands
-from headwater.registry import downstreams, registries, upstreams
+from headwater.registry import downstreams, objectives, registries, upstreams
 
 PAGES = [
     "README.md",
@@ -105,7 +105,9 @@ def makefile_recipe(target: str) -> str:
 def shortened(main: Callable[..., int], words: list[str]) -> list[str]:
     """What makes a training command short. A run that goes on has its settings already, and an objective of a reader's has others."""
     if main is pretrain_main:
-        return QUICK_PRETRAINING + (TINY if not {"-e", "--plugin"} & set(words) else [])
+        name = pretrain_parser().parse_args(words).upstream
+        masked = not {"-e", "--plugin"} & set(words) and "transformer" in objectives[name].config["model"]
+        return QUICK_PRETRAINING + TINY * masked
     training = main is run_main and not {"evaluate", "predict", "inference"} & set(words) and "--dry-run" not in words
     return QUICK if training else []
 

@@ -24,7 +24,8 @@ from headwater.registry import objectives
 from headwater.train.objective import Objective
 from headwater.weights import read_header, read_safetensors, to_bytes
 
-RECIPES = sorted((ROOT / "config" / "pretrain").rglob("*.yaml"))
+FAMILIES = ("audio_albert", "mockingjay", "tera")
+RECIPES = sorted(path for name in FAMILIES for path in (ROOT / "config" / "pretrain" / name).glob("*.yaml"))
 # Parameters without and with the head, as counted in S3PRL's own models.
 PARAMETERS = {
     "tera/base_960hr": (21_327_360, 21_981_008),

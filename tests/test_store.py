@@ -263,6 +263,22 @@ def test_a_plan_holds_every_content_once_and_knows_no_order(
     assert sorted(dealt) == sorted(plan)
 
 
+@pytest.mark.parametrize(
+    ("about", "said"),
+    [
+        ({"limit": 2000.0, "room": 2000.0, "seconds": 9.0}, "kept on disk"),
+        ({"limit": 400.0, "room": 2000.0, "seconds": 9.0}, "kept on disk, and in memory what is beyond its budget"),
+        ({"limit": 400.0, "room": 400.0, "seconds": 9.0}, "kept on disk; what does not fit, about 60 %, is computed anew in each epoch"),
+        ({"limit": 0.0, "room": 0.0, "seconds": 9.0}, "computed anew in each epoch, as store.memory_gib leaves no room; one pass over 9 s of audio"),
+        # What was kept under a larger budget is there, and is read.
+        ({"limit": 0.0, "room": 0.0, "cached": 4, "total": 4}, "kept on disk"),
+        ({"limit": 400.0, "room": 400.0, "cached": 4, "total": 4}, "kept on disk"),
+    ],
+)  # fmt: skip
+def test_a_plan_says_where_features_will_be(about: dict[str, float], said: str) -> None:
+    assert Plan(frames=1, bytes=1000, pooled=False, place="store", **about).lines()[0] == f"1 frames: 0 MiB, {said}"
+
+
 def test_a_plan_is_balanced_by_duration() -> None:
     seconds = [1.0 + (number * 7919 % 97) / 10 for number in range(1000)]
     keys = [content_key(str(number)) for number in range(1000)]

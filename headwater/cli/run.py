@@ -143,7 +143,9 @@ def rates_of(text: str) -> list[float]:
     try:
         return [float(part) for part in text.split(",")]
     except ValueError:
-        raise UsageError(f"--lr-grid {text}: learning rates separated by commas are needed, such as 1e-3,1e-2") from None
+        raise UsageError(
+            f"--lr-grid {text}: learning rates separated by commas are needed, such as 1e-3,1e-2"
+        ) from None
 
 
 def override_flag(group: argparse._ActionsContainer) -> None:
@@ -156,9 +158,22 @@ def cache_flags(group: argparse._ActionsContainer) -> None:
     """What is kept of frozen features, of every command that computes them."""
     add = group.add_argument
     add("--no-cache", action="store_true", help="keep no frozen features on disk, and use none")
-    add("--cache-budget", metavar="GIB", type=float, help="all that is kept may take so much; the least valuable goes first")
-    add("--cache-dtype", choices=("float32", "float16"), help="float16: half the bytes, with an error that the result states")
-    add("--extract-dtype", choices=("float32", "bfloat16"), help="bfloat16: a faster encoder where the device has it, with an error that the result states")
+    add(
+        "--cache-budget",
+        metavar="GIB",
+        type=float,
+        help="all that is kept may take so much; the least valuable goes first",
+    )
+    add(
+        "--cache-dtype",
+        choices=("float32", "float16"),
+        help="float16: half the bytes, with an error that the result states",
+    )
+    add(
+        "--extract-dtype",
+        choices=("float32", "bfloat16"),
+        help="bfloat16: a faster encoder where the device has it, with an error that the result states",
+    )
 
 
 def plugin_flag(group: argparse._ActionsContainer, what: str) -> None:
@@ -310,9 +325,13 @@ def main(arguments: Sequence[str]) -> int:
     if config.upstream.freeze and not config.upstream.trainable:
         raise UsageError("upstream.freeze has a meaning only with -f (--fine_tune); a frozen upstream is frozen whole")
     if config.probe != "head" and args.init_ckpt is not None:
-        raise UsageError(f"--probe {config.probe} is computed, not trained, so there is nothing that -i could start from")
+        raise UsageError(
+            f"--probe {config.probe} is computed, not trained, so there is nothing that -i could start from"
+        )
     if config.grid.many and args.init_ckpt is not None:
-        raise UsageError("-i starts one probe from the weights of another; --layers all, --seeds and --lr-grid train many")
+        raise UsageError(
+            "-i starts one probe from the weights of another; --layers all, --seeds and --lr-grid train many"
+        )
     if args.expname and args.expdir:
         raise UsageError("-n names a run in result/downstream, -p its whole folder: give one of them")
     if args.expname and (Path(args.expname).is_absolute() or ".." in Path(args.expname).parts):

@@ -90,6 +90,13 @@ class WaveformEncoder(TransformersUpstream):
         return lengths
 
     def hidden_states(self, x: Tensor, lengths: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
+        local, frames, padded = self.convolve(x, lengths)
+        valid = frames if padded else None
+        states = self.encode_frames(self.project(local), valid)
+        return tuple(states if valid is None else [zero_beyond(state, valid) for state in states]), frames
+
+    def convolve(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor, bool]:
+        """(B, samples, 1), (B,) -> what the convolutions give, (B, T, C), its lengths (B,), and whether any frame is padding."""
         wave, counts = x[..., 0], lengths.tolist()
         longest = max(counts)
         if min(counts) < wave.shape[1]:
@@ -99,30 +106,35 @@ class WaveformEncoder(TransformersUpstream):
         samples, frames = lengths.clamp(min=self.receptive), self.out_lengths(lengths)
         # Alone, or among equals: no mask anywhere.
         padded = len({max(count, self.receptive) for count in counts}) > 1
-        valid = frames if padded else None
-        h = self.model.feature_projection(
-            extractor(self.model.feature_extractor.conv_layers, wave, samples if padded else None)
-        )
-        h = h[0] if isinstance(h, tuple) else h
-        states = self._encode(h if valid is None else zero_beyond(h, valid), valid)
-        return tuple(states if valid is None else [zero_beyond(state, valid) for state in states]), frames
+        local = extractor(self.model.feature_extractor.conv_layers, wave, samples if padded else None)
+        return local, frames, padded
 
-    def _encode(self, h: Tensor, valid: Tensor | None) -> list[Tensor]:
+    def project(self, local: Tensor) -> Tensor:
+        """(B, T, C) -> (B, T, D): the norm and the linear layer between the convolutions and the rest."""
+        return tensor_of(self.model.feature_projection(local))
+
+    def encode_frames(self, h: Tensor, valid: Tensor | None, kept: Sequence[bool] | None = None) -> list[Tensor]:
+        """The hidden states from projected frames (B, T, D) on. valid: their lengths, None where none is padding.
+
+        kept: which layers have a part, for training with layers left out (not of conformers and WavLM); None for all.
+        """
+        h = h if valid is None else zero_beyond(h, valid)
         encoder, keys = self.model.encoder, attend_to(valid, h.shape[1])
         if self.conformer:
             states = self._conform(encoder.dropout(h), keys, valid)
         else:
             h = h + positions(encoder.pos_conv_embed, h, valid)
             h = encoder.dropout(h if self.pre_norm else encoder.layer_norm(h))
-            states = self._gated(h, keys) if self.model.config.model_type == "wavlm" else self._plain(h, keys)
+            states = self._gated(h, keys) if self.model.config.model_type == "wavlm" else self._plain(h, keys, kept)
         if self.pre_norm or self.conformer:
             states[-1] = encoder.layer_norm(states[-1])
         return states
 
-    def _plain(self, h: Tensor, keys: Tensor | None) -> list[Tensor]:
+    def _plain(self, h: Tensor, keys: Tensor | None, kept: Sequence[bool] | None) -> list[Tensor]:
         states = [h]
-        for layer in self.model.encoder.layers:
-            states.append(tensor_of(layer(states[-1], attention_mask=keys)))
+        for number, layer in enumerate(self.model.encoder.layers):
+            through = kept is None or kept[number]
+            states.append(tensor_of(layer(states[-1], attention_mask=keys)) if through else states[-1])
         return states
 
     def _gated(self, h: Tensor, keys: Tensor | None) -> list[Tensor]:

@@ -99,7 +99,7 @@ def section(parts: Prepared) -> dict[str, Any] | None:
     if parts.config.upstream.trainable:
         return None
     store, filled = parts.feed.store, parts.feed.store.filled
-    names = parts.probe.featurizer.layer_names
+    names = [parts.upstream.spec.layer_names[layer] for layer in store.layers]
     return {
         "dtype": store.dtype,
         "extract_dtype": store.extract_dtype,

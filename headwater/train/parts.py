@@ -94,9 +94,7 @@ def build_probe(config: RunConfig, task: Task, upstream: Upstream, device: torch
     return probe.to(device)
 
 
-def settle_features(
-    config: RunConfig | ExtractConfig, upstream: Upstream, items: Mapping[str, Sequence[Item]]
-) -> None:
+def settle_features(config: RunConfig | ExtractConfig, upstream: Upstream, items: Mapping[str, Sequence[Item]]) -> None:
     """Make the upstream ready for what the data is, waveforms or precomputed features.
 
     The settings say which features from here on: a finished run predicts on files, without the data it was trained on. `UsageError` where upstream and data

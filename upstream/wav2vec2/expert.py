@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 from headwater.hf.model import SpeechEncoder
+from headwater.mam.model import MaskedAcousticModel
 
 
 class Wav2Vec2(SpeechEncoder):
     """See `headwater.hf`; cards.yaml has the settings."""
+
+
+class Wav2Vec2Frames(MaskedAcousticModel):
+    """A Transformer on the frames of a front-end, trained as its paper has it. Weight files bring their settings."""
