@@ -212,8 +212,6 @@ class TrainingConfig(Section):
         return self
 
 
-
-
 class RunConfig(TrainingConfig):
     """Everything that decides an evaluation."""
 
@@ -253,7 +251,9 @@ class RunConfig(TrainingConfig):
                     f"{asked} need runner.precision fp32 or bf16: fp16 scales the loss of all arms by one factor, and one that diverges would change it"
                 )
             if self.scheduler.name == "polynomial" and self.grid.lrs and self.grid.lrs[0] <= POLYNOMIAL_END:
-                raise ValueError(f"the polynomial schedule ends at {POLYNOMIAL_END:g}: every rate of --lr-grid must be larger")
+                raise ValueError(
+                    f"the polynomial schedule ends at {POLYNOMIAL_END:g}: every rate of --lr-grid must be larger"
+                )
         return self
 
 

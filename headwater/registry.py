@@ -84,7 +84,9 @@ class Card(BaseModel):
     weights: Weights | None = None
     demo: str | None = None  # the card whose weights this name means in a run on the demo corpus
     needs_ckpt: bool = False  # it is nothing without a weight file of the user's
-    small: dict[str, Any] = Field(default_factory=dict)  # settings that make a quick model of it, with random_weights, for checks
+    small: dict[str, Any] = Field(
+        default_factory=dict
+    )  # settings that make a quick model of it, with random_weights, for checks
     prefix: str | None = None  # names that begin so are this card's, and what stands behind is its setting `source`
 
     # tasks

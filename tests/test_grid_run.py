@@ -224,6 +224,15 @@ def test_an_upstream_of_one_layer_has_one_selection(corpus: Path, tmp_path: Path
     ).exists()
 
 
+def test_the_error_of_float16_is_said_of_all_layers_whichever_was_asked_for(corpus: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    assert (
+        guarded(run_downstream, command(corpus, folder, "--layers", "all", "-l", "1", "--cache-dtype", "float16")) == 0
+    )
+    error = result_of(folder)["features"]["error"]
+    assert len(error) > 1 and all(0 <= value < 1e-3 for value in error.values())
+
+
 STEP = Trainer._step
 DRAWING = "specaug.time_width=10,,specaug.frequency_width=6"
 CADENCE = f"runner.save_step=3,,runner.log_step=4,,runner.eval_step=7,,batch.size=2,,runner.total_steps=20,,{DRAWING}"

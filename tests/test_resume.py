@@ -109,7 +109,7 @@ def test_the_comparison_sees_a_difference(
     (copy / "model.safetensors").write_bytes(weights)
     (copy / "scores" / "test.jsonl").write_text("{}")
     (copy / "report.html").unlink()
-    assert kill.differences(copy, reference) == ["report.html", "history", "model.safetensors", "test.jsonl"]
+    assert kill.differences(copy, reference) == ["report.html", "history", "model.safetensors", "scores/test.jsonl"]
 
 
 def run(corpus: Path, folder: Path, dies_after: list[int], overrides: str, **kinds: Any) -> tuple[Standing, Any]:

@@ -25,7 +25,7 @@ from headwater.nn.upstream import Upstream
 from headwater.store import Bank, FrozenFeatures, Store, Workers, atomic, digests
 from headwater.store import store as store_module
 from headwater.store.digests import content_key, file_digests
-from headwater.store.plan import plan_shards, share
+from headwater.store.plan import Plan, plan_shards, share
 from headwater.store.quality import relative_error
 from headwater.store.shards import Broken, open_shard
 from headwater.store.store import NoRoom

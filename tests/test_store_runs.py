@@ -19,7 +19,9 @@ from conftest import ROOT, Answer
 from corpora import make_corpus, make_labels
 
 import headwater
-from headwater.store import Store, bank_of
+from headwater.audio.io import read
+from headwater.store import Store, bank_of, keys
+from headwater.store.compute import Extractor, mean_over_time
 from headwater.train.loop import Trainer
 from headwater.weights import read_safetensors, to_bytes
 
@@ -199,6 +201,19 @@ def test_settings_weights_layers_time_and_types_are_part_of_a_bank() -> None:
     assert len({bank(), *others}) == 1 + len(others)
 
 
+def test_the_sources_of_means_and_of_reading_are_part_of_a_bank(monkeypatch: pytest.MonkeyPatch) -> None:
+    named: set[str] = set()
+
+    def note(modules: set[str]) -> str:
+        named.update(modules)
+        return "0"
+
+    monkeypatch.setattr(keys, "sources_sha256", note)
+    said = {"extract_dtype": "float32", "dtype": "float32", "device_type": "cpu"}
+    assert bank_of(headwater.load("fbank"), {}, None, **said) is not None
+    assert {function.__module__ for function in (Extractor, mean_over_time, read)} <= named
+
+
 def test_what_has_no_source_is_kept_in_memory_only(command: Command, store: Path) -> None:
     scope: dict[str, Any] = {"__name__": "a_cell"}
     exec("import torch\nclass Cell(torch.nn.Module):\n    pass", scope)
@@ -311,6 +326,17 @@ def test_cache_lists_verifies_and_prunes(command: Command, store: Path) -> None:
     assert "say what goes" in command("cache", "prune").err
     assert command("cache", "prune", left[:12]).out.startswith("removed 1 shard(s)")
     assert not [folder for folder in store.iterdir() if folder.name != "digests"]
+
+
+@pytest.mark.parametrize("limit", [("--days", -1), ("--budget", -1), ("--days", "nan"), ("--budget", "nan")])
+def test_pruning_to_less_than_nothing_is_refused_and_removes_nothing(
+    command: Command, store: Path, limit: tuple[str, object]
+) -> None:
+    assert command("run", "-u", "fbank", "-d", "speaker", "--limit", 2, "-o", STEPS, "-p", "run").code == 0
+    before = sorted(store.rglob("*.safetensors"))
+    said = command("cache", "prune", *limit)
+    assert said.code == 2 and f"{limit[0]} {limit[1]}: 0 or more" in said.err, said
+    assert before and sorted(store.rglob("*.safetensors")) == before
 
 
 def test_a_dry_run_says_what_it_would_cost_and_keeps_nothing(command: Command, store: Path) -> None:

@@ -52,10 +52,11 @@ def _list() -> int:
             for form in ("frames", "mean")
             if (part := [shard for shard in shards if shard.path.name.startswith(f"{form}-")])
         )
-        used = time.strftime("%Y-%m-%d", time.localtime(max((shard.used for shard in shards), default=0)))
+        last = max((shard.used for shard in shards), default=None)
+        used = f"; last used {time.strftime('%Y-%m-%d', time.localtime(last))}" if last is not None else ""
         print(
             f"{folder.name[:12]}  {said.get('upstream', 'unknown'):<24} {said.get('dtype', ''):<8} {size(bytes_):>9}  "
-            f"shards: {forms or 'none'}; last used {used}"
+            f"shards: {forms or 'none'}{used}"
         )
     print(f"{size(total)} in {store.root} (budget {size(store.budget)})")
     return 0
@@ -69,6 +70,9 @@ def _prune(args: argparse.Namespace) -> int:
 
     if args.all + bool(args.banks) + (args.days is not None) + (args.budget is not None) != 1:
         raise UsageError("say what goes: --budget GIB, --days N, --all, or the banks by name (`headwater cache ls`)")
+    for flag, number in (("--budget", args.budget), ("--days", args.days)):
+        if number is not None and not number >= 0:  # NaN, too
+            raise UsageError(f"{flag} {number:g}: 0 or more")
     store = Store(store_root(), (args.budget or 0) * 2**30)
     try:
         if args.budget is not None:

@@ -43,7 +43,8 @@ def require_bfloat16(device: torch.device) -> None:
 class Prepared:
     """The weights of the linear layers of a module, prepared for a device and a dtype (float32 or bfloat16); `context()` puts them to use.
 
-    They take as much memory as the original ones (half of it in bfloat16). On other devices than CPU nothing is prepared.
+    They take as much memory as the original ones (half of it in bfloat16). On other devices than CPU, and where torch was built without oneDNN, nothing is
+    prepared; nor is a weight that is computed anew in each call (weight norm), as there is nothing to hold on to.
     """
 
     def __init__(self, module: nn.Module, device: torch.device, dtype: torch.dtype) -> None:
@@ -52,10 +53,11 @@ class Prepared:
             layer
             for layer in module.modules()
             if isinstance(layer, nn.Linear)
+            and layer._parameters.get("weight") is not None
             and layer.weight.dtype == torch.float32
             and layer.weight.device.type == "cpu"
         ]
-        if device.type != "cpu" or not torch.backends.mkldnn.is_available():
+        if device.type != "cpu" or not _has_onednn():
             self.layers = []
         self.version = self._version()
         self.weights = _pack(self.layers, dtype)
@@ -75,6 +77,11 @@ class Prepared:
             stack.enter_context(torch.autocast(self.device.type, dtype=self.dtype))
         stack.enter_context(Packed(self.weights, self.device, self.dtype))
         return stack
+
+
+def _has_onednn() -> bool:
+    operators = ("_reorder_linear_weight", "_linear_pointwise")
+    return torch.backends.mkldnn.is_available() and all(hasattr(torch.ops.mkldnn, name) for name in operators)
 
 
 Weights = dict[int, tuple[Tensor, Tensor, Tensor | None]]

@@ -138,7 +138,10 @@ def length_table(files: Sequence[tuple[str, int]]) -> str:
 def manifest(rows: Sequence[Made]) -> str:
     """The list of a folder, see `manifest_table`; a group that is called after a split says it."""
     return manifest_table(
-        [(place(one.group, one.utterance.id), one.utterance, one.utterance.split or split_of(one.group), one.frames) for one in rows]
+        [
+            (place(one.group, one.utterance.id), one.utterance, one.utterance.split or split_of(one.group), one.frames)
+            for one in rows
+        ]
     )
 
 

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -141,6 +142,13 @@ class Extractor(Generic[Key]):
                 "its weights or this audio are broken"
             )
         return rows
+
+
+def mean_over_time(state: Tensor) -> Tensor:
+    """(T, D) -> (1, D). On CPU added up in float64 and in order, so that its bits depend on nothing but the frames."""
+    if state.device.type != "cpu":
+        return state.mean(0, keepdim=True)
+    return torch.from_numpy(state.numpy().mean(0, dtype=np.float64, keepdims=True).astype(np.float32))
 
 
 def error_of(

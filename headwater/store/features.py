@@ -8,14 +8,13 @@ from pathlib import Path
 from time import monotonic
 from typing import Generic
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from headwater.errors import HeadwaterError
 from headwater.nn.lengths import pad
 from headwater.nn.upstream import Upstream
-from headwater.store.compute import READERS, Extractor, Identified, Key, enough_memory
+from headwater.store.compute import READERS, Extractor, Identified, Key, enough_memory, mean_over_time
 from headwater.store.keys import Bank
 from headwater.store.plan import bytes_of, count_frames, plan_shards, share
 from headwater.store.shards import Form, Row
@@ -296,11 +295,4 @@ class FrozenFeatures(Generic[Key]):
         return kept
 
 
-def mean_over_time(state: Tensor) -> Tensor:
-    """(T, D) -> (1, D). On CPU added up in float64 and in order, so that its bits depend on nothing but the frames."""
-    if state.device.type != "cpu":
-        return state.mean(0, keepdim=True)
-    return torch.from_numpy(state.numpy().mean(0, dtype=np.float64, keepdims=True).astype(np.float32))
-
-
-__all__ = ["READERS", "Filled", "FrozenFeatures", "Identified", "Workers", "enough_memory", "mean_over_time"]
+__all__ = ["READERS", "Filled", "FrozenFeatures", "Identified", "Workers", "enough_memory"]

@@ -41,8 +41,8 @@ class Plan:
         what = "the mean over each utterance is all the head needs" if self.pooled else f"{self.frames} frames"
         time = f", about {_duration(self.seconds / self.rate)}" if self.rate else ""
         work = f"one pass over {_duration(self.seconds)} of audio{time}" if self.seconds else "nothing to compute"
-        over = self.bytes - self.room
-        if self.room <= 0:
+        over = self.bytes - self.room if self.seconds else 0  # what is there already needs no room
+        if self.room <= 0 and self.seconds:
             return [
                 f"{what}: {size(self.bytes)}, computed anew in each epoch, as store.memory_gib leaves no room; {work}"
             ]
@@ -54,8 +54,13 @@ class Plan:
         if not self.place:
             return [f"{what}: {size(self.bytes)}, kept in memory{rest}; {work}"]
         there = f"{self.cached} of {self.total} utterances are there already"
+        shared = (
+            ", and in memory what is beyond its budget"
+            if self.seconds and self.limit < min(self.bytes, self.room)
+            else ""
+        )
         return [
-            f"{what}: {size(self.bytes)}, kept on disk{rest}",
+            f"{what}: {size(self.bytes)}, kept on disk{shared}{rest}",
             f"{self.place} (at most {size(self.limit)}): {there}; {work}",
         ]
 

@@ -42,7 +42,9 @@ def sources_sha256(modules: Iterable[str]) -> str | None:
             continue
         files[name] = file
         waiting += [
-            (other, found) for other in _imports(name, file) if not _aside(other) and (found := _file(other)) is not None
+            (other, found)
+            for other in _imports(name, file)
+            if not _aside(other) and (found := _file(other)) is not None
         ]
     digest = hashlib.sha256()
     for name in sorted(files):
