@@ -67,8 +67,9 @@ def scores(run: Path) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize(("task", "upstream"), [("speaker", "fbank_no_cmvn"), ("phone", "fbank")])
 def test_a_probe_on_features_of_a_folder_answers_as_on_the_audio(
-    task: str, upstream: str, command: Run, tmp_path: Path
+    task: str, upstream: str, command: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("HEADWATER_STORE", str(tmp_path / "store"))
     corpus, labels = make_corpus(tmp_path / "corpus"), make_labels(tmp_path / "labels")
     # In the order of the manifest, and of lengths that frames tell exactly, so that both runs draw the same batches.
     header, *rows = corpus.read_text().splitlines()
@@ -82,6 +83,8 @@ def test_a_probe_on_features_of_a_folder_answers_as_on_the_audio(
     on_features = command("run", "-u", "features", "-d", task, "--data", folder, "-p", "features_run", *options)
     assert (on_audio.code, on_features.code) == (0, 0), on_audio.err + on_features.err
     assert scores(tmp_path / "features_run") == scores(tmp_path / "audio")
+    banks = [json.loads(file.read_text()) for file in (tmp_path / "store").glob("*/bank.json")]
+    assert [bank["upstream"] for bank in banks] == [upstream], "features that lie in files are not kept a second time"
 
 
 def test_a_run_on_features_predicts_and_evaluates_without_its_data(command: Run, tmp_path: Path) -> None:

@@ -58,7 +58,11 @@ class Prepared:
 
     def keys(self) -> tuple[Bank | None, dict[str, bytes] | None]:
         """Under which keys the store holds the features of these items; None where it has no part in this run."""
-        if self.feed.store.store is None:
+        # Precomputed features that are passed on as they are lie in files already.
+        passed_on = self.config.upstream.features is not None and (
+            type(self.upstream).hidden_states is Upstream.hidden_states
+        )
+        if self.feed.store.store is None or passed_on:
             return None, None
         bank = bank_for(self.config, self.upstream, self.device.type, self.weights_sha256)
         rates = (self.task.spec.sample_rate, self.upstream.sample_rate)
