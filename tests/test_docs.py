@@ -90,6 +90,7 @@ def commands(block: Block) -> list[tuple[str, list[str]]]:
 def masked(line: str) -> str:
     """A line without what differs from run to run: numbers, hashes, the cache's place, alignment."""
     line = re.sub(r"\S*/demo/1-\w+", "CACHE", line)
+    line = re.sub(r"\S*/features \(at most \S+ \S+\)", "STORE", line)
     line = re.sub(r"-[0-9a-f]{8}/", "-HASH/", line)
     return re.sub(r"\s+", " ", re.sub(r"-?\d+(\.\d+)?(e-?\d+)?", "0", line)).strip()
 
@@ -119,6 +120,8 @@ def shell(
     """Runs a command of the documentation in this process, as from a clone's top, and gives its exit code and all it printed."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HEADWATER_CACHE", str(demo_cache))
+    # What a page prints of its first run is true where nothing was computed before.
+    monkeypatch.setenv("HEADWATER_STORE", str(tmp_path / ".cache" / "features"))
     for name in ("hubconf.py", "config", "upstream", "downstream", "headwater"):
         (tmp_path / name).symlink_to(ROOT / name)
     kept = {kind: (dict(registry.cards), dict(registry._aliases)) for kind, registry in registries.items()}
