@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -202,25 +203,27 @@ def _conclude(outcome: Outcome, target: _Target, shard: tuple[int, int], say: Sa
     say(f"result     {target.place}{rest}")
 
 
-class _Target:
+class _Target(ABC):
     """Where features go."""
 
     place: str
     folder: OutFolder | None = None
 
+    @abstractmethod
     def plan(self, shard: tuple[int, int]) -> tuple[list[Part], list[Part], Outcome]:
         """All parts, those that this command is to do, and what is there."""
-        raise NotImplementedError
 
+    @abstractmethod
     def begin(self, parts: Sequence[Part]) -> None:
         """The last thing before the work; raises where it cannot end well."""
 
     def take(self, part: Part, done: Done) -> None:
-        """A part is finished."""
+        """A part is finished; nothing is to be done about it by default."""
+        return
 
+    @abstractmethod
     def end(self, outcome: Outcome) -> bool:
         """The last thing after it. Whether the whole plan is done."""
-        raise NotImplementedError
 
 
 class _Shards(_Target):
