@@ -91,19 +91,29 @@ class Card(BaseModel):
 
     # tasks
     data: str | None = None
+    scorer: str | None = None  # class in scoring.py beside this card, for `headwater score`
 
     def load(self) -> Any:
         """Import the expert module and return the class that the card names."""
+        return self._class(self.expert, "expert")
+
+    def load_scorer(self) -> Any:
+        """Import the module `scoring` beside the expert and return the class that the card names. `UsageError` where it names none."""
+        if self.scorer is None:
+            raise UsageError(f"{self.kind} {self.name!r} does not score files: its card names no `scorer`")
+        return self._class(self.scorer, "scoring")
+
+    def _class(self, name: str, module_name: str) -> Any:
         module = (
-            _import_plugin(self.plugin, self.folder)
+            _import_plugin(self.plugin, self.folder, module_name)
             if self.plugin
-            else importlib.import_module(f"headwater.{self.kind}.{self.folder.name}.expert")
+            else importlib.import_module(f"headwater.{self.kind}.{self.folder.name}.{module_name}")
         )
         try:
-            return getattr(module, self.expert)
+            return getattr(module, name)
         except AttributeError:
             raise UsageError(
-                f"{self.kind} {self.name!r}: {module.__file__} has no class {self.expert!r}, which its card names"
+                f"{self.kind} {self.name!r}: {module.__file__} has no class {name!r}, which its card names"
             ) from None
 
 
@@ -235,14 +245,14 @@ def _add_file(path: Path, replace: bool) -> None:
         registries[kind].add(card, replace=replace)
 
 
-def _import_plugin(plugin: Path, folder: Path) -> ModuleType:
+def _import_plugin(plugin: Path, folder: Path, module_name: str = "expert") -> ModuleType:
     """Import a plugin's module under a name of its own, so that it can never shadow, nor be shadowed by, another package."""
     name = f"headwater_plugin_{hashlib.sha256(str(folder).encode()).hexdigest()[:12]}"
     source = folder
     if folder.suffix != ".py":
         package = sys.modules.setdefault(name, ModuleType(name))
         package.__path__ = [str(folder)]
-        name, source = f"{name}.expert", folder / "expert.py"
+        name, source = f"{name}.{module_name}", folder / f"{module_name}.py"
     if name in sys.modules:
         return sys.modules[name]
     spec = importlib.util.spec_from_file_location(name, source)

@@ -1,12 +1,25 @@
-"""What a measured number is: a value with its unit, its direction, its interval and how many rows it rests on."""
+"""What a measured number is: a value with its unit, its direction, its interval and how many rows it rests on; and what all declarations share."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any
+from typing import Any, ClassVar
 
 from headwater.errors import DataError
+
+Bounds = tuple[float, float] | None
+
+
+@dataclass(frozen=True)
+class Declared:
+    """A measure as data: what to compute from rows, in fields that are plain values."""
+
+    kind: ClassVar[str]
+
+    def to_json(self) -> dict[str, Any]:
+        """The declaration as plain JSON values, for `measure_from_json`."""
+        return {"kind": self.kind, **asdict(self)}
 
 
 @dataclass(frozen=True)

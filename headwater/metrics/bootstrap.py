@@ -80,6 +80,12 @@ def interval(values: Floats, value: float, clusters: int, bounds: tuple[float, f
     return Interval(ends, "; ".join(notes) or None)
 
 
+def quotient(top: Floats, bottom: Floats) -> Floats:
+    """top / bottom (R,), NaN where the bottom is 0."""
+    found: Floats = np.divide(top, bottom, out=np.full(len(top), np.nan), where=bottom != 0)
+    return found
+
+
 def exact_interval(value: float, clusters: int, low: float, high: float) -> tuple[float, float]:
     """What can still be said when none of `clusters` clusters shows anything but `value`, in [low, high].
 

@@ -16,6 +16,7 @@ its two ends.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal, get_args
@@ -50,13 +51,8 @@ class SortedScores:
             raise DataError(
                 f"Scores are one list of numbers with one class each, not {values.shape} and {flags.shape}."
             )
-        if bad := int(np.count_nonzero(~np.isfinite(values))):
-            raise DataError(
-                f"{bad} of {len(values)} scores are not finite (NaN or infinity); such trials have no rank."
-            )
-        for name, count in (("positive", flags.sum()), ("negative", len(flags) - flags.sum())):
-            if not count:
-                raise DataError(f"There is no {name} trial; detection is measured on trials of both classes.")
+        positives = int(np.count_nonzero(flags))
+        check_scores(values, {"positive": positives, "negative": len(flags) - positives})
         grouped = np.concatenate([np.flatnonzero(flags), np.flatnonzero(~flags)])
         order = grouped[np.argsort(values[grouped], kind="stable")]
         return cls(values[order], flags[order], order)
@@ -66,6 +62,11 @@ class SortedScores:
         """Which trials are the last of their score: all of them as a slice when no two scores are equal."""
         last = np.append(self.scores[1:] != self.scores[:-1], True)
         return slice(None) if last.all() else np.flatnonzero(last)
+
+    @property
+    def distinct(self) -> int:
+        """How many distinct scores there are."""
+        return len(self.scores) if isinstance(self.ends, slice) else len(self.ends)
 
     def rates(self, convention: Convention = "interpolated") -> tuple[Floats, Floats]:
         """`miss` and `false_alarm` (K + 1,) from accepting all trials to rejecting all; K is the number of distinct scores, or N by "asvspoof"."""
@@ -108,6 +109,18 @@ class DetCurve:
     def min_dcf(self, p_target: float, c_miss: float = 1.0, c_fa: float = 1.0) -> float:
         """The normalised minimum detection cost, in [0, 1]."""
         return float(min_dcf_of_rates(self.miss, self.false_alarm, p_target, c_miss, c_fa))
+
+    @property
+    def distinct(self) -> int:
+        """How many distinct scores there are."""
+        ends = self.thresholds[1:] if self.convention == "asvspoof" else self.thresholds[:-1]
+        return 1 + int(np.count_nonzero(ends[1:] != ends[:-1]))
+
+    def cheapest(self, of_miss: float, of_false_alarm: float) -> tuple[float, float]:
+        """The least of `of_miss` miss + `of_false_alarm` false_alarm, and the threshold of the first point that has it."""
+        costs = of_miss * self.miss + of_false_alarm * self.false_alarm
+        k = int(np.argmin(costs))
+        return float(costs[k]), float(self.thresholds[k])
 
 
 def det_curve(positives: ArrayLike, negatives: ArrayLike, convention: Convention = "interpolated") -> DetCurve:
@@ -168,6 +181,25 @@ def min_dcf_of_rates(miss: Floats, false_alarm: Floats, p_target: float, c_miss:
     scale = min(of_miss, of_false_alarm)
     costs: Floats = of_miss / scale * miss + of_false_alarm / scale * false_alarm
     return np.asarray(costs.min(axis=-1))
+
+
+def score_lists(**lists: ArrayLike) -> list[Floats]:
+    """Lists of scores by the name of their class, as arrays (N,) float64. Raises DataError for an empty class or scores not finite."""
+    arrays = [np.asarray(values, dtype=np.float64) for values in lists.values()]
+    if any(array.ndim != 1 for array in arrays):
+        raise DataError(f"Scores are lists of numbers, not arrays of shape {', '.join(str(a.shape) for a in arrays)}.")
+    for name, array in zip(lists, arrays, strict=True):
+        check_scores(array, {name: len(array)})
+    return arrays
+
+
+def check_scores(scores: Floats, counts: Mapping[str, int]) -> None:
+    """Raises DataError for scores that are not finite, and for a class, counted by name, without a trial."""
+    if bad := int(np.count_nonzero(~np.isfinite(scores))):
+        raise DataError(f"{bad} of {len(scores)} scores are not finite (NaN or infinity); such trials have no rank.")
+    for name, count in counts.items():
+        if not count:
+            raise DataError(f"There is no {name} trial; detection is measured on trials of both classes.")
 
 
 def check_costs(p_target: float, c_miss: float, c_fa: float) -> None:

@@ -9,35 +9,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from headwater.errors import DataError, nearest
-from headwater.metrics.base import Metric
-from headwater.metrics.bootstrap import Statistic, interval, resample
-from headwater.metrics.detection import Convention, check_convention, check_costs, eer_of_rates, min_dcf_of_rates
+from headwater.metrics.base import Bounds, Declared, Metric
+from headwater.metrics.bootstrap import Statistic, interval, quotient, resample
+from headwater.metrics.detection_measures import ActDcf, Cllr, DetectionMeasure, Eer, MinDcf, MinTdcf
 from headwater.metrics.rows import Row, Table, same_data
 
 Floats = NDArray[np.float64]
-Bounds = tuple[float, float] | None
 
 
 @dataclass(frozen=True)
-class _Declared:
-    """What all declarations share."""
-
-    kind: ClassVar[str]
-
-    def to_json(self) -> dict[str, Any]:
-        """The declaration as plain JSON values, for `measure_from_json`."""
-        return {"kind": self.kind, **asdict(self)}
-
-
-@dataclass(frozen=True)
-class Ratio(_Declared):
+class Ratio(Declared):
     """A sum over a sum, in percent when `unit` is "%": accuracy is Ratio("accuracy", "correct", "total")."""
 
     kind: ClassVar[str] = "ratio"
@@ -60,7 +48,7 @@ class Ratio(_Declared):
     def statistic(self, table: Table) -> Statistic:
         """The value of every resample."""
         top, bottom = table.summed(self.numerator), table.summed(self.denominator)
-        return lambda drawn: self._scale * _quotient(top(drawn), bottom(drawn))
+        return lambda drawn: self._scale * quotient(top(drawn), bottom(drawn))
 
     def bounds(self, table: Table) -> Bounds:
         """The least and greatest possible value, if every row is a share of its denominator (unlike word errors)."""
@@ -73,7 +61,7 @@ class Ratio(_Declared):
 
 
 @dataclass(frozen=True)
-class Mean(_Declared):
+class Mean(Declared):
     """The mean over rows of a column that is already in `unit`."""
 
     kind: ClassVar[str] = "mean"
@@ -90,73 +78,15 @@ class Mean(_Declared):
     def statistic(self, table: Table) -> Statistic:
         """The value of every resample."""
         total, count = table.summed(self.column), table.summed(None)
-        return lambda drawn: _quotient(total(drawn), count(drawn))
+        return lambda drawn: quotient(total(drawn), count(drawn))
 
     def bounds(self, table: Table) -> Bounds:
         """None: a mean has no bounds that its unit would tell."""
         return None
 
 
-@dataclass(frozen=True)
-class Eer(_Declared):
-    """The equal error rate of trials with a `score` and a `target` (1: accept, 0: reject), in percent."""
-
-    kind: ClassVar[str] = "eer"
-    unit: ClassVar[str] = "%"
-    higher_is_better: ClassVar[bool] = False
-    name: str = "eer"
-    convention: Convention = "interpolated"
-    chance: float | None = 50.0
-
-    def __post_init__(self) -> None:
-        check_convention(self.convention)
-
-    def value(self, table: Table) -> float:
-        """In percent. Raises DataError when a class is empty."""
-        return 100 * float(eer_of_rates(*table.trials.rates(self.convention), self.convention))
-
-    def statistic(self, table: Table) -> Statistic:
-        """The value of every resample, NaN where a class is empty."""
-        trials = table.resampled(self.convention)
-        return lambda drawn: 100 * trials.curves(drawn).eer()
-
-    def bounds(self, table: Table) -> Bounds:
-        """The least and greatest possible value."""
-        return 0.0, 100.0
-
-
-@dataclass(frozen=True)
-class MinDcf(_Declared):
-    """The normalised minimum detection cost of trials with a `score` and a `target`, without unit, in [0, 1]."""
-
-    kind: ClassVar[str] = "min_dcf"
-    unit: ClassVar[str] = ""
-    higher_is_better: ClassVar[bool] = False
-    name: str
-    p_target: float
-    c_miss: float = 1.0
-    c_fa: float = 1.0
-    chance: float | None = 1.0
-
-    def __post_init__(self) -> None:
-        check_costs(self.p_target, self.c_miss, self.c_fa)
-
-    def value(self, table: Table) -> float:
-        """Without unit. Raises DataError when a class is empty."""
-        return float(min_dcf_of_rates(*table.trials.rates(), self.p_target, self.c_miss, self.c_fa))
-
-    def statistic(self, table: Table) -> Statistic:
-        """The value of every resample, NaN where a class is empty."""
-        trials = table.resampled("interpolated")
-        return lambda drawn: trials.curves(drawn).min_dcf(self.p_target, self.c_miss, self.c_fa)
-
-    def bounds(self, table: Table) -> Bounds:
-        """The least and greatest possible value."""
-        return 0.0, 1.0
-
-
-Measure = Ratio | Mean | Eer | MinDcf
-_KINDS: dict[str, type[Measure]] = {kind.kind: kind for kind in (Ratio, Mean, Eer, MinDcf)}
+Measure = Ratio | Mean | DetectionMeasure
+_KINDS: dict[str, type[Measure]] = {kind.kind: kind for kind in (Ratio, Mean, Eer, MinDcf, ActDcf, Cllr, MinTdcf)}
 
 
 def measure_from_json(content: Mapping[str, Any]) -> Measure:
@@ -176,13 +106,13 @@ def measure_from_json(content: Mapping[str, Any]) -> Measure:
         raise DataError(f"The measure {kind!r} is incomplete: {error}.") from None
 
 
-def evaluate(measures: Iterable[Measure], rows: Iterable[Row], seed: int = 0) -> dict[str, Metric]:
+def evaluate(measures: Iterable[Measure], rows: Iterable[Row] | Table, seed: int = 0) -> dict[str, Metric]:
     """Every measure of the rows, by name, with its 95 % interval.
 
     The same rows in any order and the same seed give the same numbers. Raises DataError when there are no rows, an id
     is missing or repeated, or a row lacks a number that a measure reads.
     """
-    table, measures = Table(rows), list(measures)
+    table, measures = rows if isinstance(rows, Table) else Table(rows), list(measures)
     values = [measure.value(table) for measure in measures]
     statistics = [measure.statistic(table) for measure in measures]
     # All measures are asked of the same resamples.
@@ -220,8 +150,9 @@ def paired_difference(measure: Measure, rows_a: Iterable[Row], rows_b: Iterable[
 
 
 def _held(measures: Iterable[Measure], table: Table) -> int:
-    """How many rows a resample holds at once: those of detection hold none."""
-    return 0 if all(isinstance(measure, Eer | MinDcf) for measure in measures) else len(table)
+    """How many rows a resample holds at once: curves hold none, nor do the sums of ActDcf and Cllr over single speakers."""
+    none = Eer | MinDcf | MinTdcf if table.two_sided else Eer | MinDcf | MinTdcf | ActDcf | Cllr
+    return 0 if all(isinstance(measure, none) for measure in measures) else len(table)
 
 
 def _metric(measure: Measure, table: Table, value: float, values: Floats) -> Metric:
@@ -230,8 +161,3 @@ def _metric(measure: Measure, table: Table, value: float, values: Floats) -> Met
         value, measure.unit, measure.higher_is_better, len(table), found.ci95, measure.chance, table.clusters,
         found.note, measure.to_json(),
     )  # fmt: skip
-
-
-def _quotient(top: Floats, bottom: Floats) -> Floats:
-    quotient: Floats = np.divide(top, bottom, out=np.full(len(top), np.nan), where=bottom != 0)
-    return quotient

@@ -18,6 +18,7 @@ Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 BLOCK = 4096  # trials
+SMALL_BLOCK = 1024  # of trials of one side, whose blocks cost next to nothing
 HELD = 1 << 22  # numbers that a product makes at once
 EXACT = 1 << 24  # whole numbers that float32 holds
 
@@ -38,11 +39,13 @@ class Resampled:
     ) -> None:
         self.convention, self.positive = convention, trials.positive
         self.first, self.second = first, np.where(first == second, clusters, second)
+        self.one_sided = bool(np.array_equal(first, second))
         size = len(trials.scores)
+        block = max(SMALL_BLOCK, min(BLOCK, size // SMALL_BLOCK)) if self.one_sided else BLOCK
         ends = trials.ends if convention == "interpolated" else slice(None)
         self.points = np.arange(1, size + 1) if isinstance(ends, slice) else ends + 1
         # Blocks end at points of the curve: each holds few trials, or is one group of equal scores.
-        near = np.searchsorted(self.points, np.arange(BLOCK, size, BLOCK))
+        near = np.searchsorted(self.points, np.arange(block, size, block))
         self.edges = np.unique(np.concatenate([[0, size], self.points[near], self.points[np.maximum(near - 1, 0)]]))
         self._products = [self._product(np.flatnonzero(self.positive)), self._product(np.flatnonzero(~self.positive))]
         self._last: tuple[Ints, _Curves] | None = None
@@ -71,6 +74,10 @@ class Resampled:
         from scipy.sparse import csr_array
 
         first, starts, second, rows = self._products[0 if positive else 1]
+        if self.one_sided:
+            counts = np.diff(starts).astype(weights.dtype)
+            product = csr_array((counts, first, rows), shape=(len(self.edges) - 1, len(weights))) @ weights
+            return np.asarray(product, dtype=np.float64)
         sums = np.zeros((len(self.edges) - 1, weights.shape[1]))
         step = max(1, HELD // weights.shape[1])
         low = 0
@@ -128,10 +135,11 @@ class _Curves:
         step = max(1, HELD // (high - low))
         for start in range(0, len(which), step):
             some = which[start : start + step]
-            each = self.weights[trials.first[part, None], some] * self.weights[trials.second[part, None], some]
-            each = each.astype(np.float64)
-            all_of_them = np.cumsum(each, axis=0)[inside - low - 1]
-            accepted = np.cumsum(each * positive, axis=0)[inside - low - 1]
+            each = self.weights[trials.first[part, None], some]
+            if not trials.one_sided:
+                each *= self.weights[trials.second[part, None], some]
+            all_of_them = np.cumsum(each, axis=0, dtype=np.float64)[inside - low - 1]
+            accepted = np.cumsum(each * positive, axis=0, dtype=np.float64)[inside - low - 1]
             rates = self._rates(
                 self.counts[0][block, some] + accepted, self.counts[1][block, some] + (all_of_them - accepted), some
             )
@@ -159,7 +167,10 @@ class _Curves:
         """Normalised minimum detection costs (R,); NaN where a class is empty."""
         check_costs(p_target, c_miss, c_fa)
         scale = min(c_miss * p_target, c_fa * (1 - p_target))
-        of_miss, of_false_alarm = c_miss * p_target / scale, c_fa * (1 - p_target) / scale
+        return self.min_cost(c_miss * p_target / scale, c_fa * (1 - p_target) / scale)
+
+    def min_cost(self, of_miss: float, of_false_alarm: float) -> Floats:
+        """The least `of_miss` miss + `of_false_alarm` false alarm of each resample (R,), neither weight below 0; NaN where a class is empty."""
         best: Floats = (of_miss * self.miss + of_false_alarm * self.false_alarm).min(axis=0)
         # Within a block misses only grow and false alarms only fall.
         least = of_miss * self.miss[:-1] + of_false_alarm * self.false_alarm[1:]

@@ -30,7 +30,7 @@ class Table:
     """
 
     def __init__(self, rows: Iterable[Row]) -> None:
-        self._resampled: dict[str, Resampled] = {}
+        self._resampled: dict[Convention, Resampled] = {}
         self.rows: Sequence[Row] = rows if isinstance(rows, TrialRows) else sorted(rows, key=_id)
         if not self.rows:
             raise DataError("There are no scored rows, so there is nothing to measure.")
@@ -73,13 +73,15 @@ class Table:
             raise DataError(f"Row {row['id']!r} has the target {row['target']!r}; it is 1 to accept or 0 to reject.")
         return SortedScores.sort(self.column("score"), targets == 1)
 
-    def resampled(self, convention: Convention) -> Resampled:
-        """The rows as trials to be resampled, made once for all measures."""
-        if convention not in self._resampled:
+    def resampled(self, convention: Convention | None = None) -> Resampled:
+        """The rows as trials to be resampled, made once for all measures; costs, which both conventions agree on, name none."""
+        known: list[Convention] = [*self._resampled, "interpolated"]
+        made = convention or known[0]
+        if made not in self._resampled:
             trials = self.trials
             sides = self.first[trials.order], self.second[trials.order]
-            self._resampled[convention] = Resampled(trials, *sides, self.clusters, convention)
-        return self._resampled[convention]
+            self._resampled[made] = Resampled(trials, *sides, self.clusters, made)
+        return self._resampled[made]
 
     def weights(self) -> Weights:
         """From multiplicities (R, S) of clusters to those of rows (R, N).
@@ -88,22 +90,41 @@ class Table:
         it was drawn with that speaker once, and m_i^2 would nearly triple the variance of the miss rate.
         """
         first, second = self.first, self.second
-        if np.array_equal(first, second):
+        if not self.two_sided:
             return lambda drawn: drawn[:, first]
         single = first == second
         return lambda drawn: drawn[:, first] * np.where(single, 1, drawn[:, second])
 
     def summed(self, name: str | None) -> Statistic:
         """From multiplicities (R, S) to the sums (R,) of a column over each resample; of ones when `name` is None."""
-        values = np.ones(len(self)) if name is None else self.column(name)
-        if not np.array_equal(self.first, self.second):
+        return self.sums(np.ones(len(self)) if name is None else self.column(name))
+
+    def sums(self, values: NDArray[np.float64]) -> Statistic:
+        """From multiplicities (R, S) to the sums (R,) of `values` (N,), one for each row, over each resample."""
+        if self.two_sided:
             weights = self.weights()
             return lambda drawn: weights(drawn) @ values
-        members: list[list[float]] = [[] for _ in range(self.clusters)]
-        for cluster, value in zip(self.first.tolist(), values.tolist()):
-            members[cluster].append(value)
-        sums = np.array([math.fsum(group) for group in members])
+        sums = values[np.argsort(self.first, kind="stable")]
+        if self.clusters < len(self):
+            members = np.split(sums, np.cumsum(np.bincount(self.first))[:-1])
+            sums = np.array([math.fsum(group.tolist()) for group in members])
         return lambda drawn: drawn @ sums
+
+    @cached_property
+    def two_sided(self) -> bool:
+        """Whether some rows are trials of two speakers."""
+        return not np.array_equal(self.first, self.second)
+
+    def select(self, index: NDArray[np.int64]) -> Table:
+        """What these rows (n,), at ascending places, are as a table of their own, without sorting and checking them once more."""
+        part = object.__new__(Table)
+        part._resampled = {}
+        part.rows = [self.rows[place] for place in index.tolist()]
+        # The order of clusters stays, so the same ones are drawn as if there had never been other rows.
+        present, numbers = np.unique(np.stack([self.first[index], self.second[index]]), return_inverse=True)
+        part.clusters = len(present)
+        part.first, part.second = numbers.reshape(2, -1).astype(np.int64)
+        return part
 
 
 def same_data(a: Table, b: Table) -> None:
