@@ -76,6 +76,7 @@ class DataConfig(Section):
     labels: str | None = Field(None, description="frame labels: a CPC file, or .lab / TextGrid files")
     label_column: str | None = Field(None, description="the CSV column to classify")
     trials: str | None = Field(None, description="verification trials: LABEL PATH PATH")
+    asv_scores: str | None = Field(None, description="scores of the ASV system behind a countermeasure, for the t-DCF")
     train_list: str | None = None
     dev_list: str | None = None
     test_list: str | None = None
@@ -113,11 +114,24 @@ class OptimizerConfig(Section):
 
 
 class SchedulerConfig(Section):
-    """A schedule of `transformers.get_scheduler`."""
+    """A schedule of `transformers.get_scheduler`, or `step`: times `factor` after every few epochs."""
 
-    name: Literal["constant", "constant_with_warmup", "linear", "cosine", "polynomial", "inverse_sqrt"] = "constant"
+    name: Literal["constant", "constant_with_warmup", "linear", "cosine", "polynomial", "inverse_sqrt", "step"] = (
+        "constant"
+    )
     warmup_steps: int = Field(0, ge=0)
     warmup_ratio: float = Field(0.0, ge=0, lt=1, description="warm-up as a share of total_steps")
+    every_epochs: int | None = Field(None, ge=1, description="of step; needs runner.epochs")
+    factor: float | None = Field(None, gt=0, le=1, description="of step")
+
+    @model_validator(mode="after")
+    def _whole_step(self) -> SchedulerConfig:
+        given = [name for name in ("every_epochs", "factor") if getattr(self, name) is not None]
+        if self.name == "step" and (len(given) < 2 or self.warmup_steps or self.warmup_ratio):
+            raise ValueError("the schedule step needs every_epochs and factor, and has no warm-up")
+        if self.name != "step" and given:
+            raise ValueError(f"{' and '.join(given)} belong to the schedule step, not to {self.name}")
+        return self
 
     @model_validator(mode="after")
     def _one_warmup(self) -> SchedulerConfig:
@@ -211,6 +225,12 @@ class TrainingConfig(Section):
             raise ValueError(f"the polynomial schedule ends at {POLYNOMIAL_END:g}: optimizer.lr must be larger")
         return self
 
+    @model_validator(mode="after")
+    def _counts_epochs(self) -> TrainingConfig:
+        if self.scheduler.name == "step" and self.runner.epochs is None:
+            raise ValueError("the schedule step counts epochs: give runner.epochs, too")
+        return self
+
 
 class RunConfig(TrainingConfig):
     """Everything that decides an evaluation."""
@@ -301,6 +321,7 @@ NEUTRAL = (
     "data.root",
     "data.labels",
     "data.trials",
+    "data.asv_scores",
     "data.train_list",
     "data.dev_list",
     "data.test_list",
@@ -396,6 +417,35 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     if not isinstance(settings, dict):
         raise UsageError(f"{path}: holds {type(settings).__name__}, not settings (key: value)")
     return settings
+
+
+def read_recipe(path: str | Path) -> dict[str, Any]:
+    """The settings in a YAML file, over those of the recipes that it `extends`: the name of another in its folder, or a list of names, later ones over earlier.
+
+    `UsageError` names the file that is wrong, missing, or extends itself.
+    """
+    return _extended(Path(path), ())
+
+
+def _extended(path: Path, below: tuple[Path, ...]) -> dict[str, Any]:
+    settings = read_yaml(path)
+    names = settings.pop("extends", [])
+    names = names if isinstance(names, list) else [names]
+    bases = []
+    for name in names:
+        # A name and no path: a recipe is handed on with its folder, and reads nothing outside of it.
+        if not isinstance(name, str) or not re.fullmatch(r"[\w-][\w.-]*", name):
+            raise UsageError(
+                f"{path}: extends {name!r}: the name of a recipe in the same folder, without .yaml, is needed"
+            )
+        base = path.with_name(f"{name}.yaml")
+        if base in (path, *below):
+            raise UsageError(f"{path}: extends {name}, which extends it")
+        if not base.is_file():
+            known = sorted(file.stem for file in path.parent.glob("*.yaml"))
+            raise UsageError(f"{path}: extends {name}: no {base.name} beside it.{nearest(name, known)}")
+        bases.append(_extended(base, (*below, path)))
+    return merge(*bases, settings)
 
 
 def parse_overrides(texts: list[str]) -> dict[str, Any]:

@@ -93,7 +93,7 @@ class Trainer:
         self.total_steps = self._total_steps()
         self.several = len(work.parts) > 1
         self.optimizer = build_optimizer(work.parameter_groups(), config.optimizer, fused=self.several)
-        self.scheduler = build_scheduler(self.optimizer, config.scheduler, self.total_steps)
+        self.scheduler = build_scheduler(self.optimizer, config.scheduler, self.total_steps, config.runner.epochs)
         self.scaler = torch.amp.GradScaler(device.type, init_scale=1.0, enabled=config.runner.precision == "fp16")
         self.parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
         self.standing = Standing(parts=[Best() for _ in work.parts] if self.several else [])

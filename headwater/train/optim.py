@@ -23,10 +23,19 @@ def build_optimizer(
     return kind(groups, betas=settings.betas, eps=settings.eps, **shared)
 
 
-def build_scheduler(optimizer: torch.optim.Optimizer, settings: SchedulerConfig, total_steps: int) -> Any:
-    """A schedule over `total_steps`, of each group from its own rate; None for a constant rate."""
+def build_scheduler(
+    optimizer: torch.optim.Optimizer, settings: SchedulerConfig, total_steps: int, epochs: int | None = None
+) -> Any:
+    """A schedule over `total_steps`, of each group from its own rate; None for a constant rate.
+
+    epochs: how many they are, for the schedule that counts them; they are taken to be of equal length.
+    """
     if settings.name == "constant":
         return None
+    if settings.name == "step":
+        assert epochs is not None and settings.every_epochs is not None and settings.factor is not None
+        every, factor = settings.every_epochs * total_steps, settings.factor
+        return torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: factor ** (step * epochs // every))
     from transformers import get_scheduler
 
     warmup = settings.warmup_steps or round(settings.warmup_ratio * total_steps)
