@@ -41,7 +41,9 @@ from headwater.nn.packed import require_bfloat16
 from headwater.nn.transformer import TransformerLayer
 from headwater.nn.upstream import Upstream
 from headwater.speed.machine import Clock, bandwidth, count_flops, describe, matmul_peak, threads
-from headwater.store.compute import Extractor, error_of
+from headwater.store.compute import Extractor
+from headwater.store.features import FrozenFeatures
+from headwater.store.quality import relative_error
 
 BATCH = 8
 TOLERANCE = 1e-4
@@ -214,7 +216,8 @@ def measure(name: str, clips: Sequence[Clip], args: argparse.Namespace, dtypes: 
         f"float32 against the rival: {verdict}, {found:.1e} (allowed {TOLERANCE:.0e}); in a padded batch the rival itself changes by {padded:.1e}"
     )
     for dtype in dtypes[1:]:
-        errors = error_of(dtype, upstream, layers, wavs)
+        frozen: FrozenFeatures[Clip] = FrozenFeatures(upstream, layers, lambda clip: clip.wav, extract_dtype=dtype)
+        errors = relative_error(frozen, few) or []
         print(f"{dtype}: relative RMS error a layer {', '.join(f'{100 * one:.2f}' for one in errors)} %")
 
     ways: dict[tuple[str, str], Callable[[Sequence[Clip]], object]] = {

@@ -6,6 +6,7 @@ classes without behaviour. Whatever else a file asks for, it is refused, by name
 
 from __future__ import annotations
 
+import pickletools
 import re
 import threading
 import warnings
@@ -97,10 +98,18 @@ def read_pickle(path: str | Path, stand_ins: Collection[str] = ()) -> Any:
             raise DataError(
                 f"{path} asks for {asked[1]!r}, which no weight file that Headwater reads needs; it was not read, nothing in it was run"
             ) from None
-        why = [type(error).__name__, *str(error).strip().splitlines()[-1:]]
-        raise DataError(
-            f"{path}: not a whole weight file of PyTorch ({': '.join(why)}); nothing in it was run"
-        ) from None
+        raise DataError(f"{path}: not a whole weight file of PyTorch ({_said(error)}); nothing in it was run") from None
+
+
+def _said(error: Exception) -> str:
+    """What PyTorch found. Not its advice, which is to read the file in the way that runs what it says."""
+    text = str(error).strip()
+    found = re.search(r"WeightsUnpickler error:\s*(.+)", text)
+    line = found[1] if found else "".join(text.splitlines()[-1:]).partition(". In PyTorch ")[0]
+    if number := re.search(r"Unsupported operand (\d+)", line):
+        names = {operation.code: operation.name for operation in pickletools.opcodes}
+        line = f"it asks for {names.get(chr(int(number[1])), number[1])}, an instruction that no weights need"
+    return ": ".join([type(error).__name__, *([line] if line else [])])
 
 
 def _plain_archive(path: str | Path) -> None:

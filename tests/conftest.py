@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 from filelock import FileLock
@@ -78,6 +81,22 @@ def command(
         return Answer(code, said.out, said.err)
 
     return run
+
+
+def program(name: str) -> ModuleType:
+    """A program of bench/."""
+    spec = importlib.util.spec_from_file_location(f"headwater_bench_{name}", ROOT / "bench" / f"{name}.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look themselves up there
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="session")
+def kill() -> ModuleType:
+    """bench/kill.py."""
+    return program("kill")
 
 
 def skip_without_weights(name: str) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import math
 import re
@@ -11,11 +10,10 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 import torch
-from conftest import ROOT, Answer
+from conftest import ROOT, Answer, program
 
 import headwater
 from headwater.config import FeatureSet
@@ -25,15 +23,6 @@ from headwater.speed.upstream import measure, store_bytes
 
 PROGRAMS = sorted(file.name for file in (ROOT / "bench").glob("*.py"))
 HOUR = 3600
-
-
-def program(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(f"headwater_bench_{name}", ROOT / "bench" / f"{name}.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look themselves up there
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture()

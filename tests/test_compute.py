@@ -18,7 +18,9 @@ from headwater.errors import DataError, HeadwaterError, UsageError
 from headwater.nn import packed
 from headwater.nn.packed import Prepared, require_bfloat16
 from headwater.nn.upstream import ForeignUpstream, Upstream
-from headwater.store.compute import READERS, Extractor, error_of
+from headwater.store.compute import READERS, Extractor
+from headwater.store.features import FrozenFeatures
+from headwater.store.quality import relative_error
 
 CPU = torch.device("cpu")
 
@@ -191,9 +193,14 @@ def test_features_that_are_no_numbers_name_the_utterance(dtype: str) -> None:
 @pytest.mark.parametrize("kind", ["post_norm", "pre_norm", "shared", "stacked"])
 def test_bfloat16_is_near_float32_and_its_error_is_measured(kind: str) -> None:
     upstream = model(kind, task={"sequence_length": 30})
-    errors = error_of("bfloat16", upstream, range(upstream.num_layers), [WAVS[key.id] for key in KEYS])
-    assert len(errors) == upstream.num_layers and 1e-5 < max(errors) < 0.05
-    assert error_of("float32", upstream, (1,), [WAVS["u3"]]) == [0.0]
+    layers = range(upstream.num_layers)
+    errors = relative_error(FrozenFeatures(upstream, layers, read, extract_dtype="bfloat16"), KEYS)
+    exact, found = (rows(extractor(upstream, dtype=dtype)([KEYS]), [KEYS]) for dtype in ("float32", "bfloat16"))
+    assert errors is not None and 1e-5 < max(errors) < 0.05
+    for layer, error in zip(layers, errors, strict=True):
+        one, other = (torch.cat([states[key.id][layer] for key in KEYS]).double() for states in (exact, found))
+        assert error == pytest.approx(float((other - one).square().mean().sqrt() / one.square().mean().sqrt()))
+    assert relative_error(FrozenFeatures(upstream, layers, read), KEYS) is None
 
 
 @bfloat16

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import ROOT
 from corpora import make_corpus, make_labels
+from ranks import two_processes
 
 from headwater.cli.run import main
 from headwater.results.files import read_rows
@@ -42,60 +39,6 @@ class RanksModel(Upstream):
         first = zero_beyond(self.first(x), lengths)
         return (first, zero_beyond(self.second(first), lengths)), lengths
 '''
-
-DRIVER = """
-import json, os, signal, sys
-
-import torch
-
-from headwater.cli.run import main
-from headwater.cli.shell import guarded
-from headwater.train.distributed import World
-from headwater.train.loop import Trainer
-
-RANK, folder = int(os.environ["RANK"]), sys.argv[2]
-STEP = Trainer._step
-# One group of processes for all jobs: starting is what takes time.
-CLOSE, World.close = World.close, lambda world: None
-
-
-def refuse(event, arguments):
-    writes = event == "open" and isinstance(arguments[0], str) and arguments[2] & (os.O_WRONLY | os.O_RDWR)
-    if (writes or event in ("os.mkdir", "os.rename", "os.remove")) and folder in str(arguments[0]):
-        print(f"rank {RANK} writes: {event} {arguments}", file=sys.stderr, flush=True)
-        os._exit(9)
-
-
-if RANK:
-    sys.addaudithook(refuse)
-
-
-class Died(Exception):
-    pass
-
-
-def run(arguments, stop=None, die=None):
-    def step(trainer, window):
-        if trainer.standing.step == stop and RANK:
-            os.kill(os.getpid(), signal.SIGTERM)
-        if trainer.standing.step == die:
-            raise Died
-        STEP(trainer, window)
-
-    Trainer._step = step
-    try:
-        return guarded(main, arguments)
-    except Died:
-        return "died"
-    finally:
-        # The next command is given when this one has ended, on both ranks.
-        World(torch.device("cpu")).barrier()
-
-
-codes = [run(**job) for job in json.loads(sys.argv[1])]
-CLOSE(World(torch.device("cpu")))
-print(f"rank {RANK} codes {json.dumps(codes)}", flush=True)
-"""
 
 # Without clipping, which would hide a gradient of the wrong size.
 PHONE = (
@@ -140,35 +83,9 @@ def jobs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
 @pytest.fixture(scope="module")
 def ranks(jobs: dict[str, list[str]], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The run folders of all jobs under two processes, started once."""
-    folder = tmp_path_factory.mktemp("two")
-    (folder / "driver.py").write_text(DRIVER, encoding="utf-8")
-    runs = folder / "runs"
-    runs.mkdir()
-
-    def job(name: str, target: str, **way: int) -> dict[str, Any]:
-        return {"arguments": [*jobs[name], "-p", str(runs / target)], **way}
-
-    plan = [
-        *(job(name, name) for name in jobs),
-        job("random", "disturbed", stop=4),
-        job("random", "disturbed", die=14),
-        job("random", "disturbed"),
-        job("random", "disturbed"),
-    ]
-    done = subprocess.run(
-        [
-            *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"),
-            *(str(folder / "driver.py"), json.dumps(plan), str(runs)),
-        ],
-        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"},
-        capture_output=True,
-        text=True,
-        timeout=100,
-    )
-    assert done.returncode == 0, done.stderr
-    for rank in (0, 1):
-        assert f'rank {rank} codes [0, 0, 0, 0, 0, 1, "died", 0, 0]' in done.stdout, done.stdout + done.stderr
-    assert done.stderr.count("stopped at step 6 of 18, all saved") == 2, "both stop when one is asked to"
+    ways = [{"stop": 4}, {"die": 14}, {}, {}]
+    runs, said = two_processes("run", jobs, tmp_path_factory.mktemp("two"), "random", ways)
+    assert said.stderr.count("stopped at step 6 of 18, all saved") == 2, "both stop when one is asked to"
     return runs
 
 
@@ -195,13 +112,13 @@ def test_two_processes_find_what_one_finds(name: str, jobs: dict[str, list[str]]
 
 
 def test_a_stop_and_a_death_under_two_processes_change_nothing(ranks: Path) -> None:
-    whole, disturbed = result(ranks / "random"), result(ranks / "disturbed")
+    whole, disturbed = result(ranks / "random"), result(ranks / "again")
     for key in ("history", "metrics", "best_step", "steps"):
         assert whole[key] == disturbed[key]
     assert len(whole["history"]) == 6 + 5
-    files = [(ranks / name / "model.safetensors").read_bytes() for name in ("random", "disturbed")]
+    files = [(ranks / name / "model.safetensors").read_bytes() for name in ("random", "again")]
     assert files[0] == files[1]
-    states = [Checkpoint(ranks / name / "checkpoint").load() for name in ("random", "disturbed")]
+    states = [Checkpoint(ranks / name / "checkpoint").load() for name in ("random", "again")]
     assert states[0] is not None and states[1] is not None
     generators = [[rank["rng"]["cpu"].tolist() for rank in state["ranks"]] for state in states if state is not None]
     assert generators[0] == generators[1]
@@ -220,7 +137,7 @@ def test_only_the_first_process_writes(ranks: Path) -> None:
     # The driver ends a second process that opens a file for writing below the run folders; here is what the first left.
     for folder in ranks.iterdir():
         files = [file for file in folder.rglob("*") if file.is_file()]
-        starts = 3 if folder.name == "disturbed" else 1
+        starts = 3 if folder.name == "again" else 1
         assert sum(file.name.startswith("events.") for file in files) == starts
         assert not [file for file in files if file.name.endswith(".tmp")]
         assert (folder / "report.html").is_file()

@@ -79,6 +79,21 @@ class Recurrent(PhoneTask):
     def loss(self, output, batch):
         total, count = super().loss(output, batch)
         return (total if float(total.detach()) > 0 else 0 * total), count
+
+
+class Averaging(PhoneTask):
+    """Phones behind a batch norm, which keeps statistics of what it has seen."""
+
+    def head(self, upstream):
+        class Head(nn.Module):
+            def __init__(self, dims, classes):
+                super().__init__()
+                self.norm, self.linear = nn.BatchNorm1d(dims), nn.Linear(dims, classes)
+
+            def forward(self, frames, lengths, inputs):
+                return self.linear(self.norm(frames.transpose(1, 2)).transpose(1, 2))
+
+        return Head(upstream.out_dim, len(self.classes))
 '''
 
 
@@ -95,7 +110,7 @@ def plugins(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     file.write_text(PLUGIN, encoding="utf-8")
     add_plugin(file)
     yield
-    for name in ("Dropping", "Recurrent"):
+    for name in ("Dropping", "Recurrent", "Averaging"):
         registries["downstream"].cards.pop(name, None)
 
 
@@ -236,13 +251,15 @@ def test_dropout_and_masks_are_drawn_for_each_arm(
         assert len(torch.unique(rows, dim=0)) == len(rows)
 
 
+@pytest.mark.parametrize("task", ["Recurrent", "Averaging"])
 def test_a_head_that_is_more_than_linear_layers_runs_arm_by_arm_and_gives_the_same(
-    corpus: Path, tmp_path: Path, plugins: None
+    corpus: Path, tmp_path: Path, plugins: None, task: str
 ) -> None:
-    config = grid_config(corpus, task="Recurrent", grid={"layers": "all", "lrs": [1e-2, 3e-2]})
+    config = grid_config(corpus, task=task, grid={"layers": "all", "lrs": [1e-2, 3e-2]})
     parts = prepared(config)
     work = SideBySide(parts)
-    assert not work.vectorised and all(family.folded is None for family in work.module.families)
+    assert work.vectorised is (task == "Averaging")  # the loss of the other looks at its value
+    assert all(family.folded is None for family in work.module.families)
     trainer_of(work, parts, tmp_path / "together").fit()
     for number in (0, 5):
         arm = work.arms[number]

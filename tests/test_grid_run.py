@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import signal
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
 import torch
-from conftest import ROOT
 from corpora import make_corpus, make_labels
 from grids import SMALL, grid_config, prepared
 from test_resume import Died
@@ -269,18 +265,6 @@ def test_a_grid_resumes_exactly_with_an_arm_that_diverged(corpus: Path, tmp_path
         assert torch.equal(state["module"][name].nan_to_num(7), resumed["module"][name].nan_to_num(7)), name
     for one, other in zip(whole.states, again.states, strict=True):
         assert all(torch.equal(one[name], other[name]) for name in one)
-
-
-@pytest.fixture(scope="module")
-def kill() -> Iterator[ModuleType]:
-    """bench/kill.py."""
-    spec = importlib.util.spec_from_file_location("headwater_bench_kill_grid", ROOT / "bench" / "kill.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    yield module
-    del sys.modules[spec.name]
 
 
 def test_a_grid_killed_while_training_and_while_scoring_ends_as_an_undisturbed_one(

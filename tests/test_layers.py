@@ -14,7 +14,7 @@ from conftest import ROOT
 LAYERS = [
     {"errors", "paths", "progress"},
     {"audio", "nn", "metrics", "config"},
-    {"registry", "weights", "download", "pickles", "fairseq", "data", "store", "results"},
+    {"registry", "weights", "download", "pickles", "fairseq", "data", "store", "results", "separation", "vocoder"},
     {"loading"},
     {
         "checks",

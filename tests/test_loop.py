@@ -28,6 +28,7 @@ from headwater.train import classification, probing, runner
 from headwater.train.checkpoint import Checkpoint
 from headwater.train.feed import Ready
 from headwater.train.loop import Standing, Trainer, stop_signals
+from headwater.train.outcome import score
 from headwater.train.parts import Prepared, prepare
 from headwater.train.probing import Probing
 from headwater.train.task import Batch, Item
@@ -199,11 +200,11 @@ def test_evaluation_leaves_the_random_state_of_training_alone(corpus: Path, tmp_
 
 def test_specaugment_never_touches_evaluation(corpus: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     plain, augmented = (prepared(corpus, *extra) for extra in (["specaug=null"], []))
-    rows = [runner.score(parts, ["dev"])["dev"].rows() for parts in (plain, augmented)]
+    rows = [score(parts, ["dev"])["dev"].rows() for parts in (plain, augmented)]
     assert rows[0] == rows[1]
     modes = []
     monkeypatch.setattr("headwater.train.probe.spec_augment", lambda x, lengths, **widths: modes.append(1) or x)
-    runner.score(augmented, ["dev", "test"])
+    score(augmented, ["dev", "test"])
     assert modes == []
     augmented.probe.train()
     ready = next(iter(augmented.feed([augmented.items["train"][:2]])))
@@ -407,7 +408,7 @@ def test_running_out_of_memory_says_at_which_step_and_what_to_lower(
         trainer_of(parts, tmp_path).fit()
     parts.probe.head.register_forward_hook(lambda *arguments: (_ for _ in ()).throw(error))
     with pytest.raises(HeadwaterError, match="out of memory: while scoring dev; lower"):
-        runner.score(parts, ["dev"])
+        score(parts, ["dev"])
 
 
 def test_other_errors_keep_their_name(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

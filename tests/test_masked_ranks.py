@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
-from test_distributed import DRIVER
+from ranks import two_processes
 from test_masked import corpus, units, waveforms, words  # noqa: F401 (fixtures)
 from test_pretrain import last_module, result_of
 from test_wrong_use import command
@@ -36,31 +31,8 @@ def jobs(corpus: Path, units: Path, waveforms: Callable[[str], Path]) -> dict[st
 @pytest.fixture(scope="module")
 def ranks(jobs: dict[str, list[str]], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The run folders of all jobs under two processes, started once."""
-    folder = tmp_path_factory.mktemp("two")
-    runs = folder / "runs"
-    runs.mkdir()
-    driver = DRIVER.replace("from headwater.cli.run import main", "from headwater.cli.pretrain import main")
-    (folder / "driver.py").write_text(driver, encoding="utf-8")
-    plan = [
-        *({"arguments": [*jobs[name], "-p", str(runs / name)]} for name in jobs),
-        {"arguments": [*jobs["contrast"], "-p", str(runs / "again")], "stop": 5},
-        {"arguments": [*jobs["contrast"], "-p", str(runs / "again")], "die": 15},
-        {"arguments": [*jobs["contrast"], "-p", str(runs / "again")]},
-    ]
-    done = subprocess.run(
-        [
-            *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"),
-            *(str(folder / "driver.py"), json.dumps(plan), str(runs)),
-        ],
-        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"},
-        capture_output=True,
-        text=True,
-        timeout=150,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    for rank in (0, 1):
-        assert f'rank {rank} codes [0, 0, 0, 1, "died", 0]' in done.stdout, done.stdout + done.stderr
-    return runs
+    ways = [{"stop": 5}, {"die": 15}, {}]
+    return two_processes("pretrain", jobs, tmp_path_factory.mktemp("two"), "contrast", ways)[0]
 
 
 @pytest.mark.parametrize("name", JOBS)

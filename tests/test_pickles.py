@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import io
 import os
 import pickle
 import re
@@ -17,7 +19,10 @@ import pytest
 import torch
 
 from headwater.errors import DataError
+from headwater.fairseq import read_fairseq
+from headwater.mam import s3prl as mam_s3prl
 from headwater.pickles import StandIn, read_pickle
+from headwater.pretrained.s3prl import read_s3prl
 
 SCHEDULE = "optimizers.WarmupLinearSchedule"
 formats = pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])
@@ -117,27 +122,120 @@ def text(value: str) -> bytes:
     return b"X" + len(value).to_bytes(4, "little") + value.encode()
 
 
+def legacy(body: bytes, *, magic: int = 0x1950A86A20F9469CFC6C, protocol: bytes = b"\x02") -> bytes:
+    """A file of the older format with this content, without storages."""
+    before = b"".join(pickle.dumps(value, protocol=2) for value in (magic, 1001, {}))
+    return before + b"\x80" + protocol + body + b"." + pickle.dumps([], protocol=2)
+
+
+def saved(value: Any, *, protocol: int = 2, packed: bool = False, member: str | None = None) -> bytes:
+    """What `torch.save` writes; with its members packed, or with another one."""
+    source, made = io.BytesIO(), io.BytesIO()
+    torch.save(value, source, pickle_protocol=protocol)
+    if not packed and member is None:
+        return source.getvalue()
+    with zipfile.ZipFile(source) as whole, zipfile.ZipFile(made, "w", zipfile.ZIP_DEFLATED if packed else 0) as archive:
+        for item in whole.infolist():
+            archive.writestr(item.filename, whole.read(item))
+        if member is not None:
+            archive.writestr(member, b"x")
+    return made.getvalue()
+
+
 COMMAND = text(f"touch {WRITTEN}")
+STATEMENT = f"__import__('pathlib').Path({WRITTEN!r}).touch()"
+SYSTEM = b"cos\nsystem\n" + COMMAND + b"\x85R"
+INNER = legacy(SYSTEM)
+
+
+class Reduced:
+    """Pickles as a call that it makes up for the protocol in use."""
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        return exec, (STATEMENT,)
+
+
+# Every one would write a file if anything of it ran -> what is said of it.
+HELD = {"weight": torch.zeros(3000), "Optimizer": Reduced()}
+ATTACKS: dict[str, tuple[bytes, str]] = {
+    "os.system": (legacy(SYSTEM), "asks for 'os.system'"),
+    "builtins.eval": (legacy(b"cbuiltins\neval\n" + text(STATEMENT) + b"\x85R"), "asks for 'eval'"),
+    "nested globals": (
+        legacy(b"ctorch\nserialization.os.system\n" + COMMAND + b"\x85R", protocol=b"\x04"),
+        "asks for 'torch.serialization.os.system'",
+    ),
+    "__reduce_ex__": (saved(HELD), "asks for 'exec'"),
+    "a pickle in the pickle": (
+        legacy(b"ctorch.storage\n_load_from_bytes\nB" + len(INNER).to_bytes(4, "little") + INNER + b"\x85R"),
+        "asks for 'torch.storage._load_from_bytes'",
+    ),
+    "a program": (saved(HELD, member="archive/constants.pkl"), "TorchScript archives"),
+    "a zip bomb": (saved(HELD, packed=True), "it would unpack to more than it is"),
+    "a path out of the archive": (
+        saved(HELD, member="archive/../../outside"),
+        "'archive/../../outside' leads out of it",
+    ),
+    "a wrong magic number": (legacy(SYSTEM, magic=0xBAD), "Invalid magic number"),
+    "cut": (saved(HELD)[:-2000], "not a whole weight file of PyTorch"),
+}
+READERS: dict[str, Callable[[Path], Any]] = {
+    "S3PRL": mam_s3prl.read,
+    "S3PRL, other families": read_s3prl,
+    "fairseq": read_fairseq,
+}
+
+
+@pytest.mark.parametrize("reader", READERS)
+@pytest.mark.parametrize("attack", ATTACKS)
+def test_an_attack_is_refused_with_the_name_of_the_file_and_of_what_it_asks_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, attack: str, reader: str
+) -> None:
+    content, says = ATTACKS[attack]
+    folder = tmp_path / "here"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    Path("states.ckpt").write_bytes(content)
+    with pytest.raises(DataError, match=rf"states\.ckpt.*{re.escape(says)}.*nothing in it was run") as refused:
+        READERS[reader](folder / "states.ckpt")
+    assert "weights_only` set to" not in str(refused.value), "PyTorch's advice how to run it all the same"
+    assert [file.name for file in tmp_path.rglob("*")] == ["here", "states.ckpt"]
+
+
+def test_these_attacks_are_real(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Read without care, each writes its file: a reader that runs them would be seen."""
+    monkeypatch.chdir(tmp_path)
+    for attack in ("os.system", "builtins.eval", "nested globals", "__reduce_ex__", "a pickle in the pickle"):
+        with contextlib.suppress(Exception):
+            torch.load(io.BytesIO(ATTACKS[attack][0]), weights_only=False)
+        assert Path(WRITTEN).exists(), attack
+        Path(WRITTEN).unlink()
 
 
 @pytest.mark.parametrize(
-    "body",
+    ("body", "says"),
     [
-        pytest.param(b"cposix\nsystem\n" + COMMAND + b"\x85R", id="reduce"),
-        pytest.param(b"(" + COMMAND + b"iposix\nsystem\n", id="inst"),
-        pytest.param(b"(cposix\nsystem\n" + COMMAND + b"o", id="obj"),
-        pytest.param(b"\x8c\x05posix\x8c\x06system\x93" + COMMAND + b"\x85R", id="stack global"),
-        pytest.param(b"coptimizers\nWarmupLinearSchedule\n" + COMMAND + b"\x85R", id="a stand-in, called"),
-        pytest.param(b"coptimizers\nWarmupLinearSchedule\n" + COMMAND + b"\x81", id="a stand-in, made of text"),
+        pytest.param(b"cposix\nsystem\n" + COMMAND + b"\x85R", "'posix.system'", id="reduce"),
+        pytest.param(b"(" + COMMAND + b"iposix\nsystem\n", "it asks for INST", id="inst"),
+        pytest.param(b"(cposix\nsystem\n" + COMMAND + b"o", "'posix.system'", id="obj"),
+        pytest.param(text("posix") + text("system") + b"\x93", "it asks for STACK_GLOBAL", id="stack global"),
+        pytest.param(b"\x95" + bytes(8) + SYSTEM, "it asks for FRAME", id="protocol 4"),
     ],
 )
-def test_no_opcode_leads_to_a_call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, body: bytes) -> None:
+def test_no_opcode_leads_to_a_call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, body: bytes, says: str) -> None:
     monkeypatch.chdir(tmp_path)
     path = tmp_path / "states.ckpt"
-    path.write_bytes(b"\x80\x02" + body + b".")
-    with pytest.raises(DataError, match="nothing in it was run"):
+    path.write_bytes(legacy(body))
+    with pytest.raises(DataError, match=f"{says}.*nothing in it was run"):
         read_pickle(path, {SCHEDULE})
     assert not Path(WRITTEN).exists()
+
+
+@pytest.mark.parametrize("made", [b"\x85R", b"\x81"], ids=["called", "made of text"])
+def test_a_stand_in_for_a_class_takes_no_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, made: bytes) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("states.ckpt").write_bytes(legacy(b"coptimizers\nWarmupLinearSchedule\n" + COMMAND + made))
+    read = read_pickle("states.ckpt", {SCHEDULE})
+    assert isinstance(read, StandIn) and vars(read) == {} and not Path(WRITTEN).exists()
 
 
 @pytest.mark.parametrize("arguments", [(), (1,), ("a", len, {"b": print})])
@@ -167,12 +265,7 @@ def test_pythons_own_containers_are_read_under_their_old_names(tmp_path: Path) -
         + b"K\x01uu"
     )
     path = tmp_path / "states.ckpt"
-    for numbers in (0x1950A86A20F9469CFC6C, 1001, {}):  # what stands before the content in the older format
-        with path.open("ab") as file:
-            pickle.dump(numbers, file, protocol=2)
-    with path.open("ab") as file:
-        file.write(b"\x80\x02" + body + b".")
-        pickle.dump([], file, protocol=2)
+    path.write_bytes(legacy(body))
     read = read_pickle(path)
     assert read == {"kinds": (dict, list, int, str, bool), "held": {"a": 1}} and type(read["held"]) is dict
 
@@ -195,12 +288,9 @@ def test_pythons_own_containers_are_read_under_their_old_names(tmp_path: Path) -
 def test_what_a_checkpoint_of_fairseq_may_hold_opens_no_other_door(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, asked: str, body: bytes
 ) -> None:
-    from headwater.fairseq import read_fairseq
-
     monkeypatch.chdir(tmp_path)
     path = tmp_path / "checkpoint.pt"
-    numbers = b"".join(pickle.dumps(value, protocol=2) for value in (0x1950A86A20F9469CFC6C, 1001, {}))
-    path.write_bytes(numbers + b"\x80\x02}(" + text("cfg") + body + b"u.")
+    path.write_bytes(legacy(b"}(" + text("cfg") + body + b"u"))
     with pytest.raises(
         DataError, match=rf"checkpoint\.pt asks for '(\w+\.)*{re.escape(asked)}'.*nothing in it was run"
     ):
@@ -215,37 +305,19 @@ def test_stand_ins_for_omegaconf_run_nothing_that_their_state_names(tmp_path: Pa
     state = b"}(" + text("__setstate__") + b"cbuiltins\nlist\n" + text("_content") + b"}(" + text("a") + b"K\x01uu"
     made = b"comegaconf.dictconfig\nDictConfig\n" + (b")\x81" if made_by == "__setstate__" else text("x") + b"\x85R")
     path = tmp_path / "checkpoint.pt"
-    numbers = b"".join(pickle.dumps(value, protocol=2) for value in (0x1950A86A20F9469CFC6C, 1001, {}))
-    path.write_bytes(numbers + b"\x80\x02" + made + state + b"b." + pickle.dumps([], protocol=2))
+    path.write_bytes(legacy(made + state + b"b"))
     read = read_pickle(path, STAND_INS)
     assert isinstance(read, StandIn) and "__setstate__" not in vars(read)
     assert plain(read, path) == {"a": 1}
 
 
-def archive(path: Path, source: Path, *, packed: bool = False, member: str | None = None) -> Path:
-    """What `torch.save` wrote, as another archive."""
-    with zipfile.ZipFile(source) as whole, zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED if packed else 0) as made:
-        for item in whole.infolist():
-            made.writestr(item.filename, whole.read(item))
-        if member is not None:
-            made.writestr(member, b"x")
-    return path
-
-
-def test_archives_that_unpack_to_more_than_they_are_or_lead_out_are_refused(tmp_path: Path) -> None:
-    source = save(tmp_path / "states.ckpt", {"weight": torch.zeros(300_000)}, True)
-    bomb = archive(tmp_path / "bomb.ckpt", source, packed=True)
-    assert bomb.stat().st_size < source.stat().st_size / 100
-    with pytest.raises(
-        DataError, match=r"bomb\.ckpt: no archive that PyTorch wrote: it would unpack to more than it is"
-    ):
-        read_pickle(bomb)
-    for name in ("states/../../outside", "/outside"):
-        led = archive(tmp_path / "led.ckpt", source, member=name)
-        with pytest.raises(DataError, match=r"led\.ckpt: no archive that PyTorch wrote: '.*outside' leads out of it"):
-            read_pickle(led)
-    assert not list(tmp_path.parent.glob("outside"))
-    assert torch.equal(read_pickle(source)["weight"], torch.zeros(300_000))
+def test_a_name_from_the_root_leads_out_of_an_archive_and_no_other(tmp_path: Path) -> None:
+    path = tmp_path / "states.ckpt"
+    path.write_bytes(saved({"weight": torch.ones(3)}, member="/outside"))
+    with pytest.raises(DataError, match=r"states\.ckpt: no archive that PyTorch wrote: '/outside' leads out of it"):
+        read_pickle(path)
+    path.write_bytes(saved({"weight": torch.ones(3)}, member="archive/inside"))
+    assert torch.equal(read_pickle(path)["weight"], torch.ones(3))
 
 
 @formats

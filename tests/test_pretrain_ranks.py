@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
 from corpora import make_corpus
-from test_distributed import DRIVER
+from ranks import two_processes
 from test_pretrain import SMALL, last_module, result_of
 from test_wrong_use import command
 
@@ -37,32 +32,9 @@ def jobs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
 @pytest.fixture(scope="module")
 def ranks(jobs: dict[str, list[str]], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The run folders of all jobs under two processes, started once."""
-    folder = tmp_path_factory.mktemp("two")
-    runs = folder / "runs"
-    runs.mkdir()
-    driver = DRIVER.replace("from headwater.cli.run import main", "from headwater.cli.pretrain import main")
-    (folder / "driver.py").write_text(driver, encoding="utf-8")
-    plan = [
-        *({"arguments": [*jobs[name], "-p", str(runs / name)]} for name in jobs),
-        {"arguments": [*jobs["stopped"], "-p", str(runs / "again")], "stop": 13},
-        {"arguments": [*jobs["stopped"], "-p", str(runs / "again")], "die": 37},
-        {"arguments": [*jobs["stopped"], "-p", str(runs / "again")]},
-        {"arguments": [*jobs["stopped"], "-p", str(runs / "again")]},
-    ]
-    done = subprocess.run(
-        [
-            *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"),
-            *(str(folder / "driver.py"), json.dumps(plan), str(runs)),
-        ],
-        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"},
-        capture_output=True,
-        text=True,
-        timeout=150,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    for rank in (0, 1):
-        assert f'rank {rank} codes [0, 0, 0, 1, "died", 0, 0]' in done.stdout, done.stdout + done.stderr
-    assert done.stdout.count("finished  ") == 1, "only the first process speaks"
+    ways = [{"stop": 13}, {"die": 37}, {}, {}]
+    runs, said = two_processes("pretrain", jobs, tmp_path_factory.mktemp("two"), "stopped", ways)
+    assert said.stdout.count("finished  ") == 1, "only the first process speaks"
     return runs
 
 

@@ -7,12 +7,10 @@ import signal
 from pathlib import Path
 from types import ModuleType
 
-from test_resume import kill  # noqa: F401 (a fixture)
-
 from headwater.train.checkpoint import Checkpoint
 
 
-def test_a_pretraining_killed_in_every_phase_ends_as_an_undisturbed_one(kill: ModuleType, tmp_path: Path) -> None:  # noqa: F811
+def test_a_pretraining_killed_in_every_phase_ends_as_an_undisturbed_one(kill: ModuleType, tmp_path: Path) -> None:
     arguments = kill.commands(tmp_path / "corpus")["pretraining"]
     done, counts = kill.start(arguments, tmp_path / "undisturbed")
     assert done.returncode == 0, done.stderr

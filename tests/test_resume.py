@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import random
 import shutil
 import signal
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -15,7 +13,6 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import ROOT
 from corpora import make_corpus, make_labels
 from test_loop import prepared, registered, same, train, trainer_of
 
@@ -39,18 +36,6 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def plugin(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     with registered(tmp_path_factory.mktemp("plugin")) as name:
         yield name
-
-
-@pytest.fixture(scope="module")
-def kill() -> Iterator[ModuleType]:
-    """bench/kill.py."""
-    spec = importlib.util.spec_from_file_location("headwater_bench_kill", ROOT / "bench" / "kill.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    yield module
-    del sys.modules[spec.name]
 
 
 @pytest.fixture(scope="module")

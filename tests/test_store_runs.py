@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -15,13 +15,16 @@ from typing import Any
 import pytest
 import soundfile
 import torch
-from conftest import ROOT, Answer
+from conftest import ROOT, Answer, program
 from corpora import make_corpus, make_labels
+from grids import grid_config, prepared
 
 import headwater
 from headwater.audio.io import read
 from headwater.store import Store, bank_of, keys
 from headwater.store.compute import Extractor, mean_over_time
+from headwater.train import parts
+from headwater.train.kept import contents_of
 from headwater.train.loop import Trainer
 from headwater.weights import read_safetensors, to_bytes
 
@@ -37,15 +40,9 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture(scope="module")
-def bench() -> Iterator[ModuleType]:
+def bench() -> ModuleType:
     """bench/store.py."""
-    spec = importlib.util.spec_from_file_location("headwater_bench_store", ROOT / "bench" / "store.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    yield module
-    del sys.modules[spec.name]
+    return program("store")
 
 
 def result(folder: str | Path) -> dict[str, Any]:
@@ -212,6 +209,44 @@ def test_the_sources_of_means_and_of_reading_are_part_of_a_bank(monkeypatch: pyt
     said = {"extract_dtype": "float32", "dtype": "float32", "device_type": "cpu"}
     assert bank_of(headwater.load("fbank"), {}, None, **said) is not None
     assert {function.__module__ for function in (Extractor, mean_over_time, read)} <= named
+
+
+def test_a_changed_source_is_another_bank(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Be it only what a class of the user's imports."""
+    monkeypatch.syspath_prepend(tmp_path)
+    model, helper = tmp_path / "a_users_model.py", tmp_path / "a_users_helper.py"
+    model.write_text("import torch\nfrom a_users_helper import FACTOR\nclass Mine(torch.nn.Module): ...\n")
+    helper.write_text("FACTOR = 2\n")
+    upstream = headwater.load("fbank")
+    upstream.add_module("mine", importlib.import_module("a_users_model").Mine())
+
+    def bank() -> str:
+        found = bank_of(upstream, {}, None, extract_dtype="float32", dtype="float32", device_type="cpu")
+        assert found is not None
+        return found.fingerprint
+
+    before = bank()
+    assert bank() == before
+    helper.write_text("FACTOR = 3\n")
+    assert bank() != before
+
+
+def test_a_run_looks_at_its_audio_once_and_at_its_weights_each_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked = []
+
+    def noted(*arguments: Any) -> dict[str, bytes]:
+        looked.append(arguments)
+        return contents_of(*arguments)
+
+    monkeypatch.setattr(parts, "contents_of", noted)
+    make_labels(tmp_path, speakers=2)
+    run = prepared(grid_config(make_corpus(tmp_path, speakers=2), "store.cache=true", grid={}))
+    (bank, content), run.weights_sha256 = run.keys(), "of bundled weights"
+    other, again = run.keys()
+    assert len(looked) == 1 and content == again
+    assert bank is not None and other is not None and bank.fingerprint != other.fingerprint
 
 
 def test_what_has_no_source_is_kept_in_memory_only(command: Command, store: Path) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import os
 import struct
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -70,7 +71,7 @@ def read(
     Args:
         start, end: seconds, rounded to the nearest sample of the file; the part is found by seeking.
         sample_rate: the rate wanted, in Hz.
-        resample: convert other rates (soxr, quality VHQ) instead of refusing them.
+        resample: convert other rates (`resampled`) instead of refusing them.
             A part is cut first, so its edges see silence, not their neighbours.
         channel: "single" refuses files of several channels; "mean" averages them; a number takes that one (from 0).
 
@@ -85,22 +86,57 @@ def read(
         )
     path = Path(path)
     with _open(path) as file:
-        if file.samplerate != sample_rate and not resample:
-            raise DataError(
-                f"{path} has a sample rate of {file.samplerate} Hz, but {sample_rate} Hz is needed. "
-                "Convert the file, or let it be resampled with `-o data.resample=true`."
-            )
-        wav = _select(_decode(file, path, start, end), channel, path)
+        _check_rate(path, file.samplerate, sample_rate, resample)
+        wav = _finite(_select(_decode(file, path, start, end), channel, path), path)
         rate = file.samplerate
-    if not np.isfinite(wav).all():
-        raise DataError(f"{path} has samples that are NaN or infinite. Write the file again from its source.")
     if rate != sample_rate:
-        import soxr
-
-        wav = soxr.resample(wav, rate, sample_rate, quality="VHQ")
+        wav = resampled(wav, rate, sample_rate)
         if not len(wav):
             raise DataError(f"{path}: nothing is left of this part after resampling from {rate} to {sample_rate} Hz.")
     return torch.from_numpy(np.ascontiguousarray(wav, dtype=np.float32))
+
+
+def blocks(
+    path: str | os.PathLike[str],
+    size: int,
+    *,
+    sample_rate: int = 16000,
+    resample: bool = False,
+    channel: Channel = "single",
+) -> Iterator[torch.Tensor]:
+    """The waveform of a file in blocks of about `size` samples, for files that memory does not hold: together what `read` gives, within 1e-5 of full scale
+    where it is resampled, and the same bits where it is not. The last block may be of any size.
+
+    Raises as `read` does, in the turn of the block.
+    """
+    path = Path(path)
+    with _open(path) as file:
+        rate, left = file.samplerate, _num_samples(file, path)
+        _check_rate(path, rate, sample_rate, resample)
+        stream = None
+        if rate != sample_rate:
+            import soxr
+
+            stream = soxr.ResampleStream(rate, sample_rate, 1, dtype="float32", quality="VHQ")
+        due = (2 * left * sample_rate + rate) // (2 * rate)  # as soxr rounds it
+        while left:
+            count = min(left, max(1, size * rate // sample_rate))
+            wav = _finite(_select(_samples(file, path, count), channel, path), path)
+            left -= count
+            if stream is not None:
+                wav = stream.resample_chunk(np.ascontiguousarray(wav), last=not left)
+            if not left:
+                wav = np.pad(wav[:due], (0, max(0, due - len(wav))))
+            due -= len(wav)
+            yield torch.from_numpy(np.array(wav, dtype=np.float32))
+
+
+def resampled(wav: np.ndarray, rate: int, wanted: int) -> np.ndarray:
+    """The waveform (samples,) at another rate in Hz, of the same dtype: soxr, quality VHQ."""
+    import soxr
+
+    samples: np.ndarray = soxr.resample(wav, rate, wanted, quality="VHQ")
+    return samples
 
 
 def _open(path: Path) -> soundfile.SoundFile:
@@ -174,21 +210,41 @@ def _num_samples(file: soundfile.SoundFile, path: Path) -> int:
 
 def _decode(file: soundfile.SoundFile, path: Path, start: Seconds | None, end: Seconds | None) -> np.ndarray:
     """Samples (N, channels), float32, of the part asked for; all of them, or an error."""
+    first, last = _part(_num_samples(file, path), file.samplerate, path, start, end)
+    return _samples(file, path, last - first, first)
+
+
+def _samples(file: soundfile.SoundFile, path: Path, count: int, first: int = 0) -> np.ndarray:
+    """The next samples (count, channels), float32, or those from sample `first` on; all of them, or an error."""
     import soundfile
 
-    first, last = _part(_num_samples(file, path), file.samplerate, path, start, end)
     try:
         if first:
             file.seek(first)
-        samples: np.ndarray = file.read(last - first, dtype="float32", always_2d=True)
+        else:
+            first = file.tell()
+        samples: np.ndarray = file.read(count, dtype="float32", always_2d=True)
     except soundfile.SoundFileError as error:
         raise DataError(f"{path} is damaged or truncated: {error}") from None
-    if len(samples) < last - first:
+    if len(samples) < count:
         raise DataError(
-            f"{path} is truncated: {last - first} samples were due from sample {first} on, "
-            f"{len(samples)} could be decoded."
+            f"{path} is truncated: {count} samples were due from sample {first} on, {len(samples)} could be decoded."
         )
     return samples
+
+
+def _check_rate(path: Path, rate: int, wanted: int, resample: bool) -> None:
+    if rate != wanted and not resample:
+        raise DataError(
+            f"{path} has a sample rate of {rate} Hz, but {wanted} Hz is needed. "
+            "Convert the file, or let it be resampled with `-o data.resample=true`."
+        )
+
+
+def _finite(wav: np.ndarray, path: Path) -> np.ndarray:
+    if not np.isfinite(wav).all():
+        raise DataError(f"{path} has samples that are NaN or infinite. Write the file again from its source.")
+    return wav
 
 
 def _part(num_samples: int, rate: int, path: Path, start: Seconds | None, end: Seconds | None) -> tuple[int, int]:

@@ -8,6 +8,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from headwater.cli.flags import (
+    data_flag,
+    data_settings,
+    device_flag,
+    model_flags,
+    override_flag,
+    plugin_flag,
+    upstream_flag,
+    utterance_flags,
+)
 from headwater.cli.run import demo_weights, say
 from headwater.config import DataConfig, UpstreamConfig, flatten, merge, parse_overrides, read_yaml, validate
 from headwater.errors import UsageError
@@ -58,23 +68,14 @@ def _kind(kinds: Any, name: str, text: str) -> argparse.ArgumentParser:
 
 def _examined(found: argparse.ArgumentParser) -> None:
     """The flags of run_downstream.py that say what is examined on what."""
-    add = found.add_argument
-    add("-u", "--upstream", metavar="NAME", action="append", required=True, help="the representation")
-    add("-k", "--upstream_ckpt", metavar="FILE", help="weights: a file or a URL")
-    add("-g", "--upstream_model_config", metavar="FILE", help="YAML with settings of the upstream")
-    add("-o", "--override", metavar="KEY=VALUE", action="append", default=[], help="upstream.config.* or data.*")
-    add(
-        "--plugin",
-        metavar="PATH",
-        action="append",
-        default=[],
-        help="a Python file or folder with an upstream of yours",
-    )
-    add("--data", metavar="PATH", help="a CSV or a corpus folder; the demo corpus when not given")
-    add("--split", default="test", help="where the data states splits (default: test)")
-    add("--limit", metavar="N", type=int, help="at most N utterances, spread over speakers")
-    add("--skip-bad-audio", action="store_true", help="go on without broken files")
-    add("--device", help="cpu, cuda, cuda:1 ... (default: cuda where there is one)")
+    upstream_flag(found, "the representation", action="append", required=True)
+    model_flags(found, "the upstream")
+    override_flag(found, "upstream.config.* or data.*")
+    plugin_flag(found, "an upstream")
+    data_flag(found)
+    found.add_argument("--split", default="test", help="where the data states splits (default: test)")
+    utterance_flags(found, limit="at most N utterances, spread over speakers")
+    device_flag(found)
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -148,9 +149,7 @@ def _settings(args: argparse.Namespace) -> tuple[list[UpstreamConfig], DataConfi
                 f"-o {key}: an analysis has settings upstream.config.* and those data.* that say what is read"
             )
     config = read_yaml(args.upstream_model_config) if args.upstream_model_config else {}
-    said = {"path": args.data, "limit": args.limit, "skip_bad_audio": args.skip_bad_audio or None}
-    told = {key: value for key, value in said.items() if value is not None}
-    data = validate(DataConfig, merge(told, overrides.get("data", {})), "data")
+    data = validate(DataConfig, merge(data_settings(args), overrides.get("data", {})), "data")
     wanted = []
     for name in dict.fromkeys(args.upstream):
         settings = merge({"name": name, "ckpt": args.upstream_ckpt, "config": config}, overrides.get("upstream", {}))

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from headwater.cli.run import override_flag, plugin_flag, say
+from headwater.cli.flags import device_flag, extract_dtype_flag, model_flags, override_flag, plugin_flag
+from headwater.cli.run import say
 from headwater.config import flatten, merge, parse_overrides, read_yaml
 from headwater.errors import UsageError
 from headwater.registry import add_plugin
@@ -33,13 +34,12 @@ def parser() -> argparse.ArgumentParser:
     )
     add = top.add_argument
     add("name", metavar="NAME", help="an upstream; ckpt:PATH is one that you pretrained")
-    add("-k", "--upstream_ckpt", metavar="FILE", help="weights: a file or a URL")
-    add("-g", "--upstream_model_config", metavar="FILE", help="YAML with settings of the upstream or its front-end")
+    model_flags(top)
     override_flag(top)
     plugin_flag(top, "an upstream")
-    add("--device", help="cpu, cuda, cuda:1 ... (default: cuda where there is one)")
+    device_flag(top)
     add("--seconds", type=float, default=5.0, metavar="S", help="so long is measured, about (default: 5)")
-    add("--extract-dtype", choices=("float32", "bfloat16"), default="float32", help="what the encoder computes in")
+    extract_dtype_flag(top, "what the encoder computes in", default="float32")
     add("--json", metavar="FILE", type=Path, help="write the figures there, too")
     return top
 

@@ -8,7 +8,22 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from headwater.cli.run import demo_weights, override_flag, plugin_flag, say
+from headwater.cli.flags import (
+    budget_flag,
+    cache_dtype_flag,
+    data_flag,
+    data_settings,
+    device_flag,
+    extract_dtype_flag,
+    given,
+    layer_flags,
+    model_flags,
+    override_flag,
+    plugin_flag,
+    upstream_flag,
+    utterance_flags,
+)
+from headwater.cli.run import demo_weights, say
 from headwater.config import ExtractConfig, flatten, merge, parse_overrides, read_yaml, validate
 from headwater.errors import UsageError
 from headwater.registry import add_plugin
@@ -34,30 +49,14 @@ def parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     what = top.add_argument_group("which features of which data")
-    add = what.add_argument
-    add(
-        "-u",
-        "--upstream",
-        metavar="NAME",
-        required=True,
-        help="the representation; ckpt:PATH is one that you pretrained",
-    )
-    add("-k", "--upstream_ckpt", metavar="FILE", help="weights: a file or a URL")
-    add("-g", "--upstream_model_config", metavar="FILE", help="YAML with settings of the upstream or its front-end")
-    add(
-        "-s",
-        "--upstream_feature_selection",
-        metavar="KEY",
-        choices=("hidden_states", "last_hidden_state"),
-        help="hidden_states (all layers, the default) or last_hidden_state",
-    )
-    add("-l", "--upstream_layer_selection", metavar="N", type=int, help="one layer, from 0; negative from the end")
-    add("--pooled", action="store_true", help="the mean over each utterance in the place of its frames")
+    upstream_flag(what, required=True)
+    model_flags(what)
+    layer_flags(what, "all layers, the default")
+    what.add_argument("--pooled", action="store_true", help="the mean over each utterance in the place of its frames")
     plugin_flag(what, "an upstream")
-    add("--data", metavar="PATH", help="a CSV or a corpus folder; the demo corpus when not given")
-    add("--split", metavar="S", nargs="+", default=[], help="only these splits of the corpus")
-    add("--limit", metavar="N", type=int, help="at most N utterances of each split, for trying things out")
-    add("--skip-bad-audio", action="store_true", help="go on without broken files, and say which")
+    data_flag(what)
+    what.add_argument("--split", metavar="S", nargs="+", default=[], help="only these splits of the corpus")
+    utterance_flags(what, skipped=", and say which")
     how = top.add_argument_group("who computes")
     add = how.add_argument
     add("--workers", metavar="N", type=int, help="processes of one thread each; of --engine ray, actors")
@@ -65,19 +64,15 @@ def parser() -> argparse.ArgumentParser:
         "--shard", metavar="I/N", help="this command does part I of N, from 0; torchrun's ranks are dealt by themselves"
     )
     add("--engine", choices=("local", "ray"), default="local", help="ray: the actors of a Ray cluster (RAY_ADDRESS)")
-    add("--device", help="cpu, cuda, cuda:1 ... (default: cuda where there is one)")
+    device_flag(how)
     add("--dry-run", action="store_true", help="read, hash and plan; compute and write nothing")
     where = top.add_argument_group("what is written")
     add = where.add_argument
     add("--out", metavar="DIR", type=Path, help="plain files in the place of the store")
     add("--format", choices=("npy", "safetensors"), help="of --out (default: npy)")
-    add(
-        "--extract-dtype",
-        choices=("float32", "bfloat16"),
-        help="bfloat16: what the encoder computes in, with an error that is stated",
-    )
-    add("--cache-dtype", choices=("float32", "float16"), help="float16: half the bytes, with an error that is stated")
-    add("--cache-budget", metavar="GIB", type=float, help="the store may take so much; the least valuable goes first")
+    extract_dtype_flag(where, "bfloat16: what the encoder computes in, with an error that is stated")
+    cache_dtype_flag(where, "is stated")
+    budget_flag(where, "the store")
     override_flag(where)
     return top
 
@@ -94,18 +89,19 @@ def settings_of(args: argparse.Namespace) -> dict[str, Any]:
             )
     config = read_yaml(args.upstream_model_config) if args.upstream_model_config else {}
     said = {
-        "upstream": {
-            "name": args.upstream,
-            "ckpt": args.upstream_ckpt,
-            "config": config,
-            "selection": args.upstream_feature_selection,
-            "layer": args.upstream_layer_selection,
-        },
-        "data": {"path": args.data, "limit": args.limit, "skip_bad_audio": args.skip_bad_audio or None},
-        "store": {"dtype": args.cache_dtype, "extract_dtype": args.extract_dtype, "budget_gib": args.cache_budget},
+        "upstream": given(
+            name=args.upstream,
+            ckpt=args.upstream_ckpt,
+            config=config,
+            selection=args.upstream_feature_selection,
+            layer=args.upstream_layer_selection,
+        ),
+        "data": data_settings(args),
+        "store": given(dtype=args.cache_dtype, extract_dtype=args.extract_dtype, budget_gib=args.cache_budget),
+        "splits": args.split,
+        "pooled": args.pooled,
     }
-    told = {name: {key: value for key, value in part.items() if value is not None} for name, part in said.items()}
-    return merge(told, {"splits": args.split, "pooled": args.pooled}, overrides)
+    return merge(said, overrides)
 
 
 def shard_of(args: argparse.Namespace) -> tuple[int, int]:

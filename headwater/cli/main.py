@@ -26,6 +26,7 @@ VERBS = {
     "check": "check an upstream, yours too, against the contract: `headwater check upstream NAME`",
     "table": "one table of many runs",
     "compare": "the paired difference of two runs",
+    "score": "what scores in files are worth: `headwater score asv_spoof SCORES --key KEY`",
     "cache": "frozen features that are kept on disk: `headwater cache ls|prune|verify`",
     "analyze": "what a representation does, without a task: `headwater analyze lnsr|attention|layers`",
     "bench": "how fast an upstream is on this machine, and what it takes: `headwater bench NAME`",
@@ -65,6 +66,10 @@ def main(arguments: Sequence[str]) -> int:
         from headwater.cli.bench import main as bench
 
         return bench(rest)
+    if verb == "score":
+        from headwater.cli.score import main as score
+
+        return score(rest)
     if verb == "units":
         from headwater.cli.units import main as units
 

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from headwater.cli import s3prl
-from headwater.cli.run import override_flag, plugin_flag, recipe_path, run_path, say
+from headwater.cli.flags import override_flag, plugin_flag
+from headwater.cli.run import recipe_path, run_path, say
 from headwater.config import PretrainConfig, merge, parse_overrides, read_yaml, validate
 from headwater.errors import UsageError
 from headwater.registry import add_plugin, objectives

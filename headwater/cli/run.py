@@ -9,7 +9,32 @@ from pathlib import Path
 from typing import Any
 
 from headwater.cli import s3prl
-from headwater.config import DataConfig, RunConfig, UpstreamConfig, flatten, merge, parse_overrides, read_yaml, validate
+from headwater.cli.flags import (
+    budget_flag,
+    cache_dtype_flag,
+    data_flag,
+    data_settings,
+    device_flag,
+    extract_dtype_flag,
+    given,
+    layer_flags,
+    model_flags,
+    override_flag,
+    plugin_flag,
+    upstream_flag,
+    utterance_flags,
+)
+from headwater.config import (
+    DataConfig,
+    RunConfig,
+    UpstreamConfig,
+    flatten,
+    merge,
+    parse_overrides,
+    read_recipe,
+    read_yaml,
+    validate,
+)
 from headwater.errors import UsageError, nearest
 from headwater.paths import expert_root
 from headwater.registry import add_plugin, downstreams, upstreams
@@ -42,24 +67,10 @@ def parser() -> argparse.ArgumentParser:
         help="train (and test), evaluate or predict with a finished run (-e)",
     )
     what = top.add_argument_group("what is asked of which representation")
-    what.add_argument(
-        "-u", "--upstream", metavar="NAME", help="the representation; ckpt:PATH is one that you pretrained"
-    )
+    upstream_flag(what)
     what.add_argument("-d", "--downstream", metavar="NAME", help="the task")
-    what.add_argument("-k", "--upstream_ckpt", metavar="FILE", help="weights: a file or a URL")
-    what.add_argument(
-        "-g", "--upstream_model_config", metavar="FILE", help="YAML with settings of the upstream or its front-end"
-    )
-    what.add_argument(
-        "-s",
-        "--upstream_feature_selection",
-        metavar="KEY",
-        choices=("hidden_states", "last_hidden_state"),
-        help="hidden_states (learned weighted sum) or last_hidden_state",
-    )
-    what.add_argument(
-        "-l", "--upstream_layer_selection", metavar="N", type=int, help="one layer, from 0; negative from the end"
-    )
+    model_flags(what)
+    layer_flags(what, "learned weighted sum")
     what.add_argument("--weighted_sum", action="store_true", help="learned weighted sum of all layers (the default)")
     what.add_argument(
         "--upstream_feature_normalize", action="store_true", help="layer norm of every hidden state before the sum"
@@ -74,13 +85,8 @@ def parser() -> argparse.ArgumentParser:
     plugin_flag(what, "an upstream or task")
     grid_flags(top)
     data = top.add_argument_group("data")
-    data.add_argument("--data", metavar="PATH", help="a CSV or a corpus folder; the demo corpus when not given")
-    data.add_argument(
-        "--limit", metavar="N", type=int, help="at most N utterances of each split, for trying things out"
-    )
-    data.add_argument(
-        "--skip-bad-audio", action="store_true", help="go on without broken files; the result says how many"
-    )
+    data_flag(data)
+    utterance_flags(data, skipped="; the result says how many")
     how = top.add_argument_group("settings and results")
     how.add_argument(
         "-c", "--config", metavar="FILE", help="YAML with settings, or the name of a recipe in config/downstream/TASK"
@@ -108,16 +114,19 @@ def parser() -> argparse.ArgumentParser:
         "--out",
         metavar="FILE",
         type=Path,
-        help="predict: where to write (.jsonl or .csv); standard output when not given",
+        help="predict: where to write (.jsonl or .csv; a folder where answers are sound); standard output when not given",
     )
-    cache_flags(how)
+    how.add_argument("--no-cache", action="store_true", help="keep no frozen features on disk, and use none")
+    budget_flag(how, "all that is kept")
+    cache_dtype_flag(how, "the result states")
+    extract_dtype_flag(how, "bfloat16: a faster encoder where the device has it, with an error that the result states")
     how.add_argument("--fresh", action="store_true", help="start over where a run of these settings exists")
     how.add_argument("--bundle", action="store_true", help="put the frozen upstream's weights into the run folder, too")
     how.add_argument(
         "--dry-run", action="store_true", help="check everything and show the plan; train and write nothing"
     )
     how.add_argument("--seed", type=int, help="of initialisation, data order and dropout (default 1337)")
-    how.add_argument("--device", help="cpu, cuda, cuda:1 ... (default: cuda where there is one)")
+    device_flag(how)
     return top
 
 
@@ -148,40 +157,6 @@ def rates_of(text: str) -> list[float]:
         ) from None
 
 
-def override_flag(group: argparse._ActionsContainer) -> None:
-    """`-o`, of every command that trains."""
-    text = "one setting, such as optimizer.lr=1e-3; repeat it, or separate several by ,,"
-    group.add_argument("-o", "--override", metavar="KEY=VALUE", action="append", default=[], help=text)
-
-
-def cache_flags(group: argparse._ActionsContainer) -> None:
-    """What is kept of frozen features, of every command that computes them."""
-    add = group.add_argument
-    add("--no-cache", action="store_true", help="keep no frozen features on disk, and use none")
-    add(
-        "--cache-budget",
-        metavar="GIB",
-        type=float,
-        help="all that is kept may take so much; the least valuable goes first",
-    )
-    add(
-        "--cache-dtype",
-        choices=("float32", "float16"),
-        help="float16: half the bytes, with an error that the result states",
-    )
-    add(
-        "--extract-dtype",
-        choices=("float32", "bfloat16"),
-        help="bfloat16: a faster encoder where the device has it, with an error that the result states",
-    )
-
-
-def plugin_flag(group: argparse._ActionsContainer, what: str) -> None:
-    """`--plugin`, of every command that trains."""
-    text = f"a Python file or folder with {what} of yours"
-    group.add_argument("--plugin", metavar="PATH", action="append", default=[], help=text)
-
-
 def settings_of(args: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
     """Command line over YAML over the task's card, as nested settings, and notes for the user."""
     notes: list[str] = []
@@ -191,17 +166,19 @@ def settings_of(args: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
     # A config.yaml of a run names both; a recipe names neither.
     said = [read_yaml(args.config)] if args.config is not None and _is_file(args.config) else []
     name = args.downstream or _name_in("downstream", *said, base)
-    upstream = args.upstream or _name_in("upstream", *said, base)
-    if name is None or upstream is None:
+    card = downstreams[name] if name is not None else None
+    recipes = []
+    for recipe in (args.config, args.downstream_variant) if card is not None else ():
+        if recipe is not None:
+            read, more = s3prl.translate_config(read_recipe(recipe_path(recipe, card.folder.name)))
+            recipes.append(read)
+            notes += more
+    variant = recipes[-1] if args.downstream_variant is not None and recipes else {}
+    upstream = _fixed_by(variant, args) or args.upstream or _name_in("upstream", *said, base)
+    if card is None or upstream is None:
         lists = f"tasks: {', '.join(card.name for card in downstreams)}; upstreams: {', '.join(card.name for card in upstreams)}"
         raise UsageError(f"-u UPSTREAM and -d TASK are needed ({lists})")
-    card = downstreams[name]
-    layers: list[dict[str, Any]] = [card.config, base]
-    for recipe in (args.config, args.downstream_variant):
-        if recipe is not None:
-            read, more = s3prl.translate_config(read_yaml(recipe_path(recipe, card.folder.name)))
-            layers.append(read)
-            notes += more
+    layers: list[dict[str, Any]] = [card.config, base, *recipes]
     layers.append({"upstream": {"name": upstream}, "downstream": name})
     layers.append(_flags(args))
     overrides, more = s3prl.translate_config(parse_overrides(args.override))
@@ -215,45 +192,35 @@ def _flags(args: argparse.Namespace) -> dict[str, Any]:
         args.upstream_layer_selection is not None or args.upstream_feature_selection == "last_hidden_state"
     ):
         raise UsageError("--weighted_sum asks for all layers, -l and -s last_hidden_state for one: give one of them")
-    upstream: dict[str, Any] = {}
-    if args.upstream_model_config is not None:
-        upstream["config"] = read_yaml(args.upstream_model_config)
-    for key, value in (
-        ("ckpt", args.upstream_ckpt),
-        ("selection", "hidden_states" if args.weighted_sum else args.upstream_feature_selection),
-        ("layer", args.upstream_layer_selection),
-        ("lr", args.upstream_lr),
-        ("normalize", args.upstream_feature_normalize or None),
-        ("trainable", args.upstream_trainable or None),
-    ):
-        if value is not None:
-            upstream[key] = value
-    grid = {
-        key: value
-        for key, value in (
-            ("layers", args.layers),
-            ("seeds", args.seeds),
-            ("lrs", rates_of(args.lr_grid) if args.lr_grid is not None else None),
+    upstream = given(
+        config=read_yaml(args.upstream_model_config) if args.upstream_model_config is not None else None,
+        ckpt=args.upstream_ckpt,
+        selection="hidden_states" if args.weighted_sum else args.upstream_feature_selection,
+        layer=args.upstream_layer_selection,
+        lr=args.upstream_lr,
+        normalize=args.upstream_feature_normalize or None,
+        trainable=args.upstream_trainable or None,
+    )
+    store = given(
+        cache=False if args.no_cache else None,
+        budget_gib=args.cache_budget,
+        dtype=args.cache_dtype,
+        extract_dtype=args.extract_dtype,
+    )
+    lrs = rates_of(args.lr_grid) if args.lr_grid is not None else None
+    grid = given(layers=args.layers, seeds=args.seeds, lrs=lrs)
+    single = given(seed=args.seed, probe=args.probe)
+    return {"upstream": upstream, "data": data_settings(args), "store": store, "grid": grid, **single}
+
+
+def _fixed_by(variant: dict[str, Any], args: argparse.Namespace) -> str | None:
+    """The upstream that the recipe of `-v` is made for; None where it takes any. `UsageError` where another is asked for."""
+    fixed = _name_in("upstream", variant)
+    if fixed is not None and args.upstream is not None and upstreams[args.upstream].name != upstreams[fixed].name:
+        raise UsageError(
+            f"-v {args.downstream_variant} is made for the upstream {fixed}, so -u {args.upstream} does not go with it; leave -u out, or take another recipe"
         )
-        if value is not None
-    }
-    store = {
-        key: value
-        for key, value in (
-            ("cache", False if args.no_cache else None),
-            ("budget_gib", args.cache_budget),
-            ("dtype", args.cache_dtype),
-            ("extract_dtype", args.extract_dtype),
-        )
-        if value is not None
-    }
-    data = {
-        key: value
-        for key, value in (("path", args.data), ("limit", args.limit), ("skip_bad_audio", args.skip_bad_audio or None))
-        if value is not None
-    }
-    single = {name: value for name in ("seed", "probe") if (value := getattr(args, name)) is not None}
-    return {"upstream": upstream, "data": data, "store": store, "grid": grid, **single}
+    return fixed
 
 
 def _name_in(key: str, *settings: dict[str, Any]) -> str | None:
@@ -419,6 +386,8 @@ def report(result: dict[str, Any], folder: Path | None = None) -> None:
             chance = f", chance {metric.chance:.2f} {metric.unit}".rstrip() if metric.chance is not None else ""
             over = f", {metric.clusters} speakers" if metric.clusters not in (None, metric.n) else ""
             say(f"{split:<10} {name} {metric.describe()}, n = {metric.n}{over}{chance}")
+    for split, keys in result.get("breakdown", {}).items():
+        say(f"{split:<10} by {'; by '.join(keys)}: under `breakdown` in the result, and in the report")
     if folder is not None:
         say(f"result     {folder / 'result.json'}; {folder / 'report.html'} shows it")
     for note in result.get("notes", []):
@@ -427,8 +396,9 @@ def report(result: dict[str, Any], folder: Path | None = None) -> None:
 
 
 def _evaluate(args: argparse.Namespace) -> int:
+    from headwater.train.outcome import score
     from headwater.train.parts import reopen
-    from headwater.train.runner import conclusions, extract, score
+    from headwater.train.runner import conclusions, extract
 
     path = run_path(args.past_exp)
     overrides = merge(_flags(args), parse_overrides(args.override))
@@ -490,7 +460,6 @@ def _predict(args: argparse.Namespace) -> int:
     flags["data"].pop("path", None)
     overrides = merge(flags, parse_overrides(args.override))
     _only_data(overrides)
-    check_name(args.out)
     quiet = args.out is None
     parts = reopen(
         run_path(args.past_exp),
@@ -500,6 +469,10 @@ def _predict(args: argparse.Namespace) -> int:
         say=(lambda line: print(line, file=sys.stderr)) if quiet else say,
         with_data=False,
     )
-    rows = predict(parts, files)
-    write_predictions(rows, args.out)
+    if parts.task.spec.level == "signal":
+        rows = predict(parts, files, args.out)
+        say(f"answers    {len(rows)} in {args.out}; answers.jsonl there names the files of each")
+        return 0
+    check_name(args.out)
+    write_predictions(predict(parts, files), args.out)
     return 0

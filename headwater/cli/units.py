@@ -8,7 +8,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from headwater.cli.run import demo_weights, override_flag, plugin_flag, say
+from headwater.cli.flags import (
+    data_flag,
+    data_settings,
+    device_flag,
+    given,
+    model_flags,
+    override_flag,
+    plugin_flag,
+    upstream_flag,
+    utterance_flags,
+)
+from headwater.cli.run import demo_weights, say
 from headwater.config import DataConfig, UpstreamConfig, flatten, merge, parse_overrides, read_yaml, validate
 from headwater.errors import UsageError
 from headwater.registry import add_plugin
@@ -35,15 +46,8 @@ def parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     add = top.add_argument
-    add(
-        "-u",
-        "--upstream",
-        metavar="NAME",
-        required=True,
-        help="the representation; ckpt:PATH is one that you pretrained",
-    )
-    add("-k", "--upstream_ckpt", metavar="FILE", help="weights: a file or a URL")
-    add("-g", "--upstream_model_config", metavar="FILE", help="YAML with settings of the upstream or its front-end")
+    upstream_flag(top, required=True)
+    model_flags(top)
     add(
         "-l",
         "--layer",
@@ -64,11 +68,10 @@ def parser() -> argparse.ArgumentParser:
         type=Path,
         help="a folder of units, whose clusters are taken in the place of new ones",
     )
-    add("--data", metavar="PATH", help="a CSV or a corpus folder; the demo corpus when not given")
+    data_flag(top)
     add("--fit", metavar="SPLIT", help="what is clustered where the data states splits (default train)")
     add("--split", metavar="SPLIT", help="what is measured against -o data.labels=... there (default test)")
-    add("--limit", metavar="N", type=int, help="at most N utterances of each split, for trying things out")
-    add("--skip-bad-audio", action="store_true", help="go on without broken files, and say which")
+    utterance_flags(top, skipped=", and say which")
     add("--seed", type=int, help="of the clusters and the baseline (default 1337)")
     add(
         "--memory-gib",
@@ -78,7 +81,7 @@ def parser() -> argparse.ArgumentParser:
     )
     add("-p", "--expdir", metavar="DIR", type=Path, help="where to write (default result/units/NAME-lLAYER-cCLUSTERS)")
     add("--force", action="store_true", help="write over units that are there")
-    add("--device", help="cpu, cuda, cuda:1 ... (default: cuda where there is one)")
+    device_flag(top)
     plugin_flag(top, "an upstream")
     override_flag(top)
     return top
@@ -125,26 +128,22 @@ def wish_of(args: argparse.Namespace) -> Wish:
     if args.centres is not None and (args.clusters, args.frames, args.fit) != (None, None, None):
         raise UsageError("-c, --frames and --fit are for new clusters, and --centres brings its own")
     config = read_yaml(args.upstream_model_config) if args.upstream_model_config else {}
-    told = {"path": args.data, "limit": args.limit, "skip_bad_audio": args.skip_bad_audio or None}
-    said = {key: value for key, value in told.items() if value is not None}
-    data = validate(DataConfig, merge(said, overrides.get("data", {})), "data")
+    data = validate(DataConfig, merge(data_settings(args), overrides.get("data", {})), "data")
     chosen = {"name": args.upstream, "ckpt": args.upstream_ckpt, "config": config}
     upstream = validate(UpstreamConfig, merge(chosen, overrides.get("upstream", {})), "upstream")
     from headwater.units.make import Wish
 
-    given = {
-        "layer": args.layer,
-        "clusters": args.clusters,
-        "frames": args.frames,
-        "centres": args.centres,
-        "fit": args.fit,
-        "score": args.split,
-        "seed": args.seed,
-        "memory": None if args.memory_gib is None else args.memory_gib * 2**30,
-    }
-    return Wish(
-        demo_weights(upstream, data, say), data, **{key: value for key, value in given.items() if value is not None}
+    asked = given(
+        layer=args.layer,
+        clusters=args.clusters,
+        frames=args.frames,
+        centres=args.centres,
+        fit=args.fit,
+        score=args.split,
+        seed=args.seed,
+        memory=None if args.memory_gib is None else args.memory_gib * 2**30,
     )
+    return Wish(demo_weights(upstream, data, say), data, **asked)
 
 
 def folder_of(args: argparse.Namespace) -> Path:

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from headwater.data.mixtures import Mixture
 from headwater.errors import DataError
 
 SPLITS = ("train", "dev", "test")
@@ -18,7 +19,7 @@ _SPLIT_WORDS = {"train": "train", "dev": "dev", "test": "test", "valid": "dev", 
 @dataclass(frozen=True)
 class Utterance:
     """One stretch of speech: a file, or the part of it from `start` to `end` (seconds). `labels` holds the further
-    columns of a list."""
+    columns of a list. Of a `mixture`, `path` is the mixed file where there is one, else that of the first part."""
 
     id: str
     path: Path
@@ -27,6 +28,28 @@ class Utterance:
     split: str | None = None
     speaker: str | None = None
     labels: Mapping[str, str] = field(default_factory=dict)
+    mixture: Mixture | None = None
+
+    @property
+    def heard(self) -> tuple[Utterance, ...]:
+        """The files that its sound is read from: itself, or the parts that it is mixed from."""
+        return (self,) if self.mixture is None or self.mixture.stored else self.sources
+
+    @property
+    def sources(self) -> tuple[Utterance, ...]:
+        """The parts of its mixture; none without one."""
+        parts = self.mixture.parts if self.mixture is not None else ()
+        return tuple(Utterance(self.id, part.path, part.start, part.end, self.split, part.speaker) for part in parts)
+
+    @property
+    def files(self) -> tuple[Utterance, ...]:
+        """All that is read for training and scoring: what is heard, and the parts of a stored mixture."""
+        return (self, *self.sources) if self.mixture is None or self.mixture.stored else self.sources
+
+    @property
+    def speakers(self) -> tuple[str, ...]:
+        """Who is heard, as far as known."""
+        return tuple(one.speaker for one in (self, *self.sources) if one.speaker is not None)
 
 
 @dataclass(frozen=True)
@@ -59,7 +82,7 @@ class Corpus:
         digest = hashlib.sha256()
         for utterance in sorted(self.utterances, key=lambda utterance: utterance.id):
             path = relative(utterance.path, self.root)
-            row = [
+            row: list[object] = [
                 utterance.id,
                 path,
                 utterance.start,
@@ -68,6 +91,9 @@ class Corpus:
                 utterance.speaker,
                 dict(utterance.labels),
             ]
+            if utterance.mixture is not None:
+                names = [relative(part.path, self.root) for part in utterance.mixture.parts]
+                row.append(utterance.mixture.described(names))
             digest.update(json.dumps(row, sort_keys=True).encode() + b"\n")
         return digest.hexdigest()
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -34,7 +34,7 @@ def measure(
     decode: bool = True,
 ) -> tuple[tuple[Utterance, ...], np.ndarray, list[Skipped]]:
     """The usable utterances in their order, their samples at `sample_rate` (int64), and (id, path, reason) of those
-    left out.
+    left out. A mixture is usable where all its parts are.
 
     Headers are read by a few threads, each file once. What is wrong inside a file shows itself only when it is decoded:
     `headwater.audio.read` says so then. To leave such files out, too, `skip_bad` decodes every file once, unless
@@ -48,7 +48,7 @@ def measure(
     """
     import numpy as np
 
-    paths = list(dict.fromkeys(utterance.path for utterance in utterances))
+    paths = list(dict.fromkeys(file.path for utterance in utterances for file in utterance.files))
     with ThreadPoolExecutor(min(16, 4 * (os.cpu_count() or 1))) as pool:
         headers = dict(
             zip(paths, progress(pool.map(_header, paths), total=len(paths), what="reading audio headers"), strict=True)
@@ -57,13 +57,12 @@ def measure(
     lengths: list[int] = []
     skipped: list[Skipped] = []
     for utterance in utterances:
-        header = headers[utterance.path]
-        reason = header if isinstance(header, str) else _objection(utterance, header, sample_rate, resample, channel)
-        if reason is None and not isinstance(header, str):
+        found = _length(utterance, headers, sample_rate, resample, channel)
+        if isinstance(found, int):
             usable.append(utterance)
-            lengths.append(_num_samples(utterance, header, sample_rate))
+            lengths.append(found)
         else:
-            skipped.append((utterance.id, str(utterance.path), str(reason)))
+            skipped.append((utterance.id, str(utterance.path), found))
     if skip_bad and decode:
         usable, lengths = _decodable(usable, lengths, skipped, sample_rate, resample, channel)
     if skipped and (not skip_bad or not usable):
@@ -83,14 +82,14 @@ def audio_sha256(utterances: Sequence[Utterance]) -> str:
 
     Two versions of a corpus, one clean and one with noise, have the same names, labels and lengths; a few blocks tell them apart at the cost of a header.
     """
-    paths = list(dict.fromkeys(utterance.path for utterance in utterances))
+    paths = list(dict.fromkeys(file.path for utterance in utterances for file in utterance.files))
     with ThreadPoolExecutor(min(16, 4 * (os.cpu_count() or 1))) as pool:
         blocks = dict(
             zip(paths, progress(pool.map(_blocks, paths), total=len(paths), what="hashing audio"), strict=True)
         )
     digest = hashlib.sha256()
     for utterance in sorted(utterances, key=lambda utterance: utterance.id):
-        digest.update(utterance.id.encode() + b"\0" + blocks[utterance.path])
+        digest.update(utterance.id.encode() + b"\0" + b"".join(blocks[file.path] for file in utterance.files))
     return digest.hexdigest()
 
 
@@ -133,17 +132,18 @@ def _decodable(
 
     def fault(utterance: Utterance) -> str | None:
         try:
-            if is_features(utterance.path):
-                read_features(utterance.path)
-            else:
-                audio.read(
-                    utterance.path,
-                    start=utterance.start,
-                    end=utterance.end,
-                    sample_rate=sample_rate,
-                    resample=resample,
-                    channel=channel,  # type: ignore[arg-type]
-                )
+            for file in utterance.files:
+                if is_features(file.path):
+                    read_features(file.path)
+                else:
+                    audio.read(
+                        file.path,
+                        start=file.start,
+                        end=file.end,
+                        sample_rate=sample_rate,
+                        resample=resample,
+                        channel=channel,  # type: ignore[arg-type]
+                    )
         except DataError as error:
             return str(error)
         return None
@@ -153,6 +153,36 @@ def _decodable(
     skipped += [(one.id, str(one.path), text) for one, text in zip(utterances, faults, strict=True) if text is not None]
     good = [number for number, text in enumerate(faults) if text is None]
     return [utterances[number] for number in good], [lengths[number] for number in good]
+
+
+def _length(
+    utterance: Utterance,
+    headers: Mapping[Path, AudioInfo | str],
+    sample_rate: int,
+    resample: bool,
+    channel: str | int,
+) -> int | str:
+    """Samples of an utterance at `sample_rate`, or what is wrong with it."""
+    sizes: list[int] = []
+    for file in utterance.files:
+        header = headers[file.path]
+        if isinstance(header, str):
+            return header
+        if (reason := _objection(file, header, sample_rate, resample, channel)) is not None:
+            return reason
+        if utterance.mixture is not None and is_features(file.path):
+            return f"{file.path} holds features, and {utterance.id} is mixed from sound"
+        sizes.append(_num_samples(file, header, sample_rate))
+    if utterance.mixture is None:
+        return sizes[0]
+    if utterance.mixture.stored:
+        for file, size in zip(utterance.files, sizes, strict=True):
+            if size != sizes[0]:
+                return f"{file.path} has {size} samples, and its mixture {utterance.path} has {sizes[0]}: they must be equally long"
+    try:
+        return utterance.mixture.piece(sizes[0]) if utterance.mixture.stored else utterance.mixture.samples(sizes)
+    except DataError as error:
+        return f"{utterance.id}: {error}"
 
 
 def _objection(

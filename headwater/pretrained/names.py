@@ -27,6 +27,12 @@ ENCODER: Rules = (
     (_LAYER + r"final_layer_norm\.(.+)", r"encoder.layers.\1.output_norm.\2"),
 )
 
+# S3PRL's quantizer of VQ-APC and NPC -> `headwater.nn.quantizers.LinearCodebooks` under the name `quantizer`.
+QUANTIZER: Rules = (
+    (r"vq_layers\.(\d+)\.vq_logits\.(.+)", r"quantizer.logits.\1.\2"),
+    (r"vq_layers\.(\d+)\.codebook_CxE\.(.+)", r"quantizer.codebooks.\1.\2"),
+)
+
 
 def renamed(weights: Mapping[str, Any], rules: Rules) -> dict[str, Any]:
     """Weights under our names; what no rule fits keeps its own."""

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from headwater.data.batching import deal, plan_evaluation
 from headwater.errors import DataError, HeadwaterError
+from headwater.metrics import Metric
 from headwater.nn.heads import FrameClassifier, splice
 from headwater.nn.pooling import mean_pool
 from headwater.probes import knn, logistic, ridge
@@ -25,7 +26,8 @@ from headwater.progress import progress
 from headwater.store.features import enough_memory
 from headwater.train.classification import targets
 from headwater.train.feed import Ready
-from headwater.train.loop import Standing, autocast
+from headwater.train.loop import autocast
+from headwater.train.outcome import Outcome
 from headwater.train.parts import Prepared
 from headwater.train.probing import seconds_of
 
@@ -33,10 +35,14 @@ Outputs = Callable[[Ready], list[Tensor]]
 
 
 @dataclass
-class Fitted(Standing):
-    """Where training would stand, and what was chosen on dev: the `probe` part of the result."""
+class Fitted(Outcome):
+    """A probe that was computed. chosen: on dev, and from which grid."""
 
     chosen: dict[str, Any] = field(default_factory=dict)
+
+    def said(self, metrics: dict[str, dict[str, Metric]]) -> dict[str, Any]:
+        """What was chosen is the `probe` of the result."""
+        return {"probe": self.chosen}
 
 
 def fit_probe(parts: Prepared) -> Fitted:

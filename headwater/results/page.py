@@ -40,6 +40,9 @@ pre { background: var(--panel); border: 1px solid var(--line); border-radius: 6p
   font-size: .86rem; line-height: 1.45; }
 summary { cursor: pointer; color: var(--accent); }
 meter { width: 8rem; max-width: 30vw; }
+.players { display: flex; flex-wrap: wrap; gap: .8rem; }
+.players div { flex: 1 1 15rem; font-size: .93rem; }
+audio { display: block; width: 100%; margin-top: .3rem; }
 """
 
 
@@ -50,7 +53,7 @@ def page(title: str, body: str) -> str:
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         '<meta http-equiv="Content-Security-Policy" '
-        "content=\"default-src 'none'; img-src data:; style-src 'unsafe-inline'\">\n"
+        "content=\"default-src 'none'; img-src data:; media-src data:; style-src 'unsafe-inline'\">\n"
         f"<title>{head}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n<main>\n<h1>{head}</h1>\n{body}\n</main>\n</body>\n</html>\n"
     )
 
@@ -64,6 +67,12 @@ def figure(caption: str, image: bytes, suffix: str) -> str:
     """An image within the page; `suffix` is one of `IMAGE_TYPES`."""
     said, source = escaped(caption), f"data:{IMAGE_TYPES[suffix]};base64,{base64.b64encode(image).decode()}"
     return f'<figure><img alt="{said}" src="{source}"><figcaption>{said}</figcaption></figure>'
+
+
+def player(caption: str, sound: bytes, kind: str) -> str:
+    """Sound of a media type that browsers know, within the page."""
+    source = f"data:{kind};base64,{base64.b64encode(sound).decode()}"
+    return f'<div>{escaped(caption)}<audio controls preload="metadata" src="{source}"></audio></div>'
 
 
 def bullets(items: Iterable[Any]) -> str:

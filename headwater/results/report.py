@@ -15,7 +15,9 @@ from headwater.metrics.detection import det_curve
 from headwater.metrics.rows import Row
 from headwater.metrics.trials import TrialRows
 from headwater.results import grid
-from headwater.results.page import IMAGE_TYPES, bullets, escaped, figure, page, section, table
+from headwater.results.audio import MOST_BYTES, Clip, playable, read_clips
+from headwater.results.names import safe
+from headwater.results.page import IMAGE_TYPES, bullets, escaped, figure, page, player, section, table
 from headwater.results.table import load_metrics, load_result, read_scores
 
 MOST_CLASSES = 60  # what a confusion matrix can show legibly
@@ -30,11 +32,16 @@ def render(run_folder: str | Path) -> str:
     result = load_result(folder)
     metrics = {split: load_metrics(folder, split) for split in result["metrics"]}
     kept = _kept(folder)
+    images = {**draw(folder, without=kept), **kept}
+    clips = read_clips(folder)
+    spectra = {_spectrogram(split, clip): clip for split, found in clips.items() for clip in found}
     title = f"{result['upstream']['name']} on {result['downstream']['name']}"
     sections = [
         f'<div class="answer">{_answer(result, metrics)}</div>',
         section("Metrics", _metric_table(metrics)),
-        section("Plots", _figures({**draw(folder, without=kept), **kept})),
+        section("Breakdown", _breakdowns(_mapping(result.get("breakdown")))),
+        section("Listen", _listen(clips, images)),
+        section("Plots", _figures({name: image for name, image in images.items() if Path(name).stem not in spectra})),
         section("Grid", table(*grid.selections(result)) if result.get("arms") else ""),
         section("Learning rates on dev", table(*grid.rates(result)) if grid.rates(result)[1] else ""),
         section("What each layer contributed", _layers(result["upstream"])),
@@ -53,10 +60,9 @@ def draw(
 ) -> dict[str, bytes]:
     """The plots that a run's history and scores give, as SVG by file name, except those that `without` names (in any format).
 
-    `learning_curve.svg`; `layer_curve.svg` where layers were compared; for every test split `confusion_SPLIT.svg` where
-    rows have a label and a prediction (up to
-    60 classes), or `det_SPLIT.svg` where they are trials. `rows`: those of splits, where they need not be read again. Raises DataError when this is no
-    finished run.
+    `learning_curve.svg`; `layer_curve.svg` where layers were compared; for every test split `confusion_SPLIT.svg` where rows have a label and a prediction
+    (up to 60 classes), or `det_SPLIT.svg` where they are trials; `spectrogram_SPLIT_CLIP.png` of what there is to listen to. `rows`: those of splits, where
+    they need not be read again. Raises DataError when this is no finished run.
     """
     folder = Path(run_folder)
     result = load_result(folder)
@@ -71,7 +77,67 @@ def draw(
                 "score" in row and row.get("target") in (0, 1) for row in scored
             )
             images[f"{'det' if trials else 'confusion'}_{split}"] = _det(scored) if trials else _confusion(scored)
-    return {f"{name}.svg": image for name, image in images.items() if image is not None}
+    drawn = {f"{name}.svg": image for name, image in images.items() if image is not None}
+    for split, clips in read_clips(folder).items():
+        for clip in clips:
+            if (name := _spectrogram(split, clip)) not in there:
+                drawn[f"{name}.png"] = spectrogram(clip)
+    return drawn
+
+
+def spectrogram(clip: Clip) -> bytes:
+    """The signals of a clip, one below the other."""
+    from headwater.results.plots import signals_plot
+
+    return signals_plot({name: (samples, rate) for name, _, samples, rate in clip.signals()})
+
+
+def _spectrogram(split: str, clip: Clip) -> str:
+    """What its picture is called."""
+    return f"spectrogram_{safe(split)}_{clip.stem}"
+
+
+def _listen(clips: Mapping[str, Sequence[Clip]], images: Mapping[str, bytes]) -> str:
+    """Every clip with its players side by side, and its picture; what is beyond the page's size is named only."""
+    parts, left = [], MOST_BYTES
+    for split, found in clips.items():
+        for clip in found:
+            players = []
+            for name, file, samples, rate in clip.signals():
+                sound, kind, known = playable(samples, rate)
+                caption = f"{name} ({known})" if known else name
+                if len(sound) > left:
+                    players.append(f"<div>{escaped(caption)}: in audio/{escaped(f'{clip.folder.name}/{file}')}</div>")
+                else:
+                    left -= len(sound)
+                    players.append(player(caption, sound, kind))
+            parts.append(f'<h3>{escaped(f"{clip.id} ({split})")}</h3><div class="players">{"".join(players)}</div>')
+            shown = next((image for image in images if Path(image).stem == _spectrogram(split, clip)), None)
+            if shown is not None:
+                parts.append(figure(f"spectrograms of {clip.id}", images[shown], Path(shown).suffix.lower()))
+    return "".join(parts)
+
+
+def _breakdowns(breakdown: Mapping[str, Any]) -> str:
+    """For each split and key a table of groups, a column for each measure."""
+    parts = []
+    for split, keys in breakdown.items():
+        for key, groups in keys.items():
+            names = list(dict.fromkeys(name for group in groups.values() for name in group))
+            rows = [
+                (
+                    group,
+                    *(Metric.from_json(found[name]).describe() if name in found else "" for name in names),
+                    _rows(found),
+                )
+                for group, found in groups.items()
+            ]
+            parts.append(f"<h3>{escaped(f'{split} by {key}')}</h3>" + table((key, *names, "n"), rows))
+    return "".join(parts)
+
+
+def _rows(found: Mapping[str, Mapping[str, Any]]) -> Any:
+    return next(iter(found.values()))["n"] if found else ""
 
 
 def _learning_curve(result: Mapping[str, Any]) -> bytes | None:

@@ -28,6 +28,7 @@ OURS = (
     "model.json",
     "checkpoint",
     "plots",
+    "audio",
     "report.html",
     "plugin",
     "upstream.safetensors",

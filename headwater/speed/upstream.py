@@ -19,8 +19,10 @@ from headwater.speed.machine import (
     matmul_peak,
     peak_memory,
 )
-from headwater.store.compute import Extractor, error_of
+from headwater.store.compute import Extractor
+from headwater.store.features import FrozenFeatures
 from headwater.store.plan import WIDTHS, bytes_of, count_frames
+from headwater.store.quality import relative_error
 
 HOUR = 3600.0
 BATCH = 32  # utterances that accelerators compute together, of like length
@@ -144,9 +146,7 @@ def measure(
     memory = peak_memory()
     device_memory = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
     chosen = [clip.wav for clip in clips]
-    error = (
-        error_of(dtype, upstream, layers, chosen[:: -(-len(chosen) // PROBED)], device) if dtype != "float32" else None
-    )
+    frozen: FrozenFeatures[_Clip] = FrozenFeatures(upstream, layers, extractor.read, device=device, extract_dtype=dtype)
     threads = extractor.workers if device.type == "cpu" else torch.get_num_threads()
     audio = sum(map(len, chosen)) / upstream.sample_rate
     return Speed(
@@ -165,7 +165,7 @@ def measure(
         peak_flops=matmul_peak(dtype, threads) if device.type == "cpu" else accelerator_peak(device, dtype),
         memory=memory,
         device_memory=device_memory,
-        error=error,
+        error=relative_error(frozen, clips[:: -(-len(clips) // PROBED)]),
         store=store_bytes(upstream, [len(wav) for wav in chosen]),
     )
 

@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
 import numpy as np
@@ -80,7 +79,7 @@ class Extractor(Generic[Key]):
             require_bfloat16(self.device)
         self._prepared: Prepared | None = None
 
-    def __call__(self, groups: Sequence[Sequence[Key]]) -> Iterator[list[tuple[Tensor, ...]]]:
+    def __call__(self, groups: Iterable[Sequence[Key]]) -> Iterator[list[tuple[Tensor, ...]]]:
         """For each group in turn, one tuple of (T, D) float32 tensors, one a layer, for each key.
 
         What `read` or the upstream raises is raised here, in its group's turn; what waits in line is then not read any more.
@@ -149,26 +148,6 @@ def mean_over_time(state: Tensor) -> Tensor:
     if state.device.type != "cpu":
         return state.mean(0, keepdim=True)
     return torch.from_numpy(state.numpy().mean(0, dtype=np.float64, keepdims=True).astype(np.float32))
-
-
-def error_of(
-    dtype: str, upstream: Upstream, layers: Sequence[int], wavs: Sequence[Tensor], device: torch.device | None = None
-) -> list[float]:
-    """What computing in `dtype` changes: the RMS of the difference from float32 over the RMS of float32, for each of `layers`, over all frames of `wavs`."""
-    keys = [_Number(str(number)) for number in range(len(wavs))]
-    found: list[list[tuple[Tensor, ...]]] = []
-    for kind in ("float32", dtype):
-        extractor: Extractor[_Number] = Extractor(
-            upstream, layers, lambda key: wavs[int(key.id)], device=device, dtype=kind
-        )
-        found += extractor([keys])
-    columns = [[torch.cat(column).double() for column in zip(*rows, strict=True)] for rows in found]
-    return [float((other - one).square().mean().sqrt() / one.square().mean().sqrt()) for one, other in zip(*columns)]
-
-
-@dataclass(frozen=True)
-class _Number:
-    id: str
 
 
 def _single_threaded(pool: ThreadPoolExecutor, size: int) -> None:

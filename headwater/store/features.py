@@ -245,26 +245,35 @@ class FrozenFeatures(Generic[Key]):
         rows = len(keys) if self.pooled else count_frames(self.upstream, samples)
         return bytes_of(self.upstream, self.layers, rows, self.dtype)
 
-    def batches(self, groups: Sequence[Sequence[Key]]) -> Iterator[tuple[Row, Tensor]]:
-        """For each group in turn its padded states, one (B, T, D) float32 for each layer, and lengths (B,); what is not held is computed ahead."""
+    def batches(
+        self, groups: Sequence[Sequence[Key]], pieces: Sequence[Sequence[slice]] = ()
+    ) -> Iterator[tuple[Row, Tensor]]:
+        """For each group in turn its padded states, one (B, T, D) float32 for each layer, and lengths (B,); what is not held is computed ahead.
+
+        pieces: which frames of each utterance are given; all of them when not said. What a piece is cut from is always the whole.
+        """
         lacking = [[key for key in group if not self.holds(key)] for group in groups]
         stream = self.fresh([part for part in lacking if part])
         try:
-            for group, absent in zip(groups, lacking, strict=True):
+            for number, (group, absent) in enumerate(zip(groups, lacking, strict=True)):
                 fresh = dict(zip([key.id for key in absent], next(stream) if absent else [], strict=True))
-                yield self._together(group, fresh)
+                yield self._together(group, fresh, pieces[number] if pieces else ())
         finally:
             stream.close()
 
-    def _together(self, group: Sequence[Key], fresh: Mapping[str, Row]) -> tuple[Row, Tensor]:
+    def _together(self, group: Sequence[Key], fresh: Mapping[str, Row], pieces: Sequence[slice]) -> tuple[Row, Tensor]:
         if self._table and not fresh:
             chosen = torch.tensor([self._table[key.id] for key in group])
             states = tuple(column[chosen][:, None, :] for column in self._columns)
             lengths = torch.ones(len(group), dtype=torch.int64)
         else:
             rows = [fresh[key.id] if key.id in fresh else self._row(key) for key in group]
+            if pieces:
+                rows = [tuple(state[piece] for state in row) for row, piece in zip(rows, pieces, strict=True)]
             padded = [pad([row[column] for row in rows]) for column in range(len(self.layers))]
-            states, lengths = tuple(state for state, _ in padded), padded[0][1]
+            # One utterance is not padded: it would lie wherever its file puts it, and sums of products depend on where a matrix begins.
+            states = tuple(state.clone() if len(group) == 1 else state for state, _ in padded)
+            lengths = padded[0][1]
         return tuple(self._given(state) for state in states), lengths.to(self.device)
 
     def _given(self, state: Tensor) -> Tensor:

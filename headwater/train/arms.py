@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 import torch
@@ -111,12 +112,12 @@ class Family(nn.Module):
     def one_by_one(self, states: Tensor, lengths: Tensor, inputs: Mapping[str, Tensor]) -> Any:
         """Every arm as the probe that it is."""
         template = self._template[0].train(self.training)
-        stacked = {name: self.stacked(name) for name in self.names}
         outputs = []
-        for number in range(self.size):
-            layer = self.layers and self.layers[number // (self.shape[1] * self.shape[2])]
+        for selection, rate, seed in product(*map(range, self.shape)):
+            layer = self.layers and self.layers[selection]
             given = tuple(states) if layer is None else (states[layer],)
-            own = {name: tensor[number] for name, tensor in stacked.items()}
+            # Views of what is kept, not of a copy: a head may count or average in its buffers.
+            own = {name: self.rates[rate][name.replace(".", "/")][selection, seed] for name in self.names}  # type: ignore[index]
             outputs.append(functional_call(template, own, (given, lengths, inputs))[0])
         return tree_map(lambda *leaves: None if leaves[0] is None else torch.stack(leaves), *outputs)
 

@@ -14,6 +14,7 @@ from headwater.config import DataConfig, fingerprint
 from headwater.data.corpus import Corpus, Utterance, drop_small_speakers
 from headwater.data.features import is_features, read_features
 from headwater.data.measure import audio_sha256, measure
+from headwater.data.mixtures import compose, total
 from headwater.data.readers import read_corpus
 from headwater.data.splits import ensure_splits
 from headwater.data.text import some
@@ -42,8 +43,7 @@ class Measured:
                 name: {
                     "utterances": len(part),
                     "seconds": round(sum(samples for _, samples in part) / rate, 2),
-                    "speakers": len({utterance.speaker for utterance, _ in part if utterance.speaker is not None})
-                    or None,
+                    "speakers": len({speaker for utterance, _ in part for speaker in utterance.speakers}) or None,
                 }
                 for name, part in self.splits.items()
             },
@@ -75,7 +75,60 @@ def load_corpus(data: DataConfig, demo: Callable[[], Corpus]) -> Corpus:
 
 def read_utterance(utterance: Utterance, data: DataConfig, rate: int) -> Tensor:
     """Its waveform (samples,) at `rate`, or its precomputed features (T, D). `DataError` names what is broken, and how to go on without it."""
+    return Reader(data, rate)(utterance)
+
+
+class Reader:
+    """Utterances as they are heard at `rate`. memory: bytes of files that are kept in memory; called from several threads.
+
+    Raises `DataError`, which names what is broken, and how to go on without it.
+    """
+
+    def __init__(self, data: DataConfig, rate: int, memory: float = 0.0) -> None:
+        self.data, self.rate, self._left = data, rate, memory
+        self._held: dict[tuple[Any, ...], Tensor] = {}
+
+    def __call__(self, utterance: Utterance) -> Tensor:
+        """Its waveform (samples,) float32, or its precomputed features (T, D)."""
+        mixture = utterance.mixture
+        if mixture is None:
+            return self._file(utterance)
+        return self._file(utterance)[mixture.first : mixture.last] if mixture.stored else total(self.parts(utterance))
+
+    def parts(self, utterance: Utterance) -> Tensor:
+        """The parts (C, samples) of a mixture, as they lie in it."""
+        assert utterance.mixture is not None
+        wavs = [self._file(source) for source in utterance.sources]
+        try:
+            return compose(wavs, utterance.mixture, self.rate)
+        except DataError as error:
+            raise DataError(f"{utterance.id}: {error}") from None
+
+    def both(self, utterance: Utterance) -> tuple[Tensor, Tensor | None]:
+        """The waveform, and the parts of a mixture that has some."""
+        mixture = utterance.mixture
+        if mixture is None or not mixture.parts:
+            return self(utterance), None
+        parts = self.parts(utterance)
+        return self(utterance) if mixture.stored else total(parts), parts
+
+    def _file(self, utterance: Utterance) -> Tensor:
+        name = (utterance.path, utterance.start, utterance.end)
+        if (held := self._held.get(name)) is not None:
+            return held
+        wav = _read_file(utterance, self.data, self.rate)
+        if wav.nbytes <= self._left:
+            self._left -= wav.nbytes
+            self._held[name] = wav
+        return wav
+
+
+def _read_file(utterance: Utterance, data: DataConfig, rate: int) -> Tensor:
     if is_features(utterance.path):
+        if utterance.mixture is not None:
+            raise DataError(
+                f"{utterance.path} holds features, which are read as a whole: {utterance.id} is a piece of sound"
+            )
         return read_features(utterance.path)
     try:
         return read(

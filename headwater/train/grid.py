@@ -23,7 +23,8 @@ from headwater.nn.featurizer import Featurizer
 from headwater.nn.upstream import UpstreamSpec
 from headwater.train.arms import Arm, Arms, alike
 from headwater.train.feed import Ready
-from headwater.train.loop import Best, Standing, fit
+from headwater.train.loop import Best, fit
+from headwater.train.outcome import Outcome
 from headwater.train.parts import Prepared, build_probe
 from headwater.train.probe import Probe
 from headwater.train.probing import Probing, evaluate_each
@@ -80,7 +81,7 @@ class SideBySide(Work[Ready]):
 
     def _settle(self) -> None:
         """Whether heads and loss take all arms at once is found out on two utterances."""
-        ready = next(iter(self.plain.feed([self.plain.items["train"][:2]])))
+        ready = self.plain.trial(2)
         assert ready.states is not None
         self.module.settle(ready.states, ready.lengths, ready.batch.inputs)
         mode = self.module.training
@@ -171,7 +172,7 @@ def probe_of(parts: Prepared, layer: int | None, seed: int) -> Probe:
 
 
 @dataclass
-class Raced(Standing):
+class Raced(Outcome):
     """Where the asked arm stands, and what became of all of them.
 
     bests: by arm. chosen: numbers of the arms that are scored, the asked one first. states: their weights. scored: metrics by split, of all but the asked one.
@@ -213,8 +214,8 @@ class Raced(Standing):
                     self.rows.setdefault(number, {})[split] = score.rows()
         return found
 
-    def section(self, metrics: dict[str, dict[str, Metric]]) -> dict[str, Any]:
-        """The `arms` and `seeds` of the result. metrics: of the asked arm."""
+    def said(self, metrics: dict[str, dict[str, Metric]]) -> dict[str, Any]:
+        """The `probe`, `arms` and `seeds` of the result. metrics: of the asked arm."""
         scored = {self.chosen[0]: metrics, **self.scored}
         arms = [
             {
@@ -233,7 +234,7 @@ class Raced(Standing):
                     for split, group in scored[runs[0]].items()
                 }
                 seeds.append({"selection": selection, "lr": self.arms[runs[0]].lr, "n": len(runs), "metrics": spread})
-        return {"arms": arms, "seeds": seeds}
+        return {**super().said(metrics), "arms": arms, "seeds": seeds}
 
     def files(self) -> dict[str, Sequence[Row]]:
         """Where the score rows of the other scored arms go, below `scores/`: one file a selection, seed and split."""

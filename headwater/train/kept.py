@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from headwater.config import ExtractConfig, RunConfig
+from headwater.data.corpus import Utterance
 from headwater.nn.upstream import Upstream
 from headwater.paths import store_root
 from headwater.store import Bank, Plan, Store, bank_of
@@ -34,14 +35,19 @@ def open_store(config: RunConfig, say: Say) -> Store | None:
 def contents_of(
     items: Sequence[Item], config: RunConfig | ExtractConfig, rates: tuple[int, int], shown: bool
 ) -> dict[str, bytes]:
-    """Utterance id -> the key of what is read: the file's content, the part, the channel, and the rates of task and upstream."""
-    digests = file_digests([item.utterance.path for item in items], store_root() / "digests", shown=shown)
-    return {
-        item.id: content_key(
-            digests[item.utterance.path], item.utterance.start, item.utterance.end, config.data.channel, *rates
-        )
-        for item in items
-    }
+    """Utterance id -> the key of what is read: the file's content, the part, the channel, and the rates of task and upstream; of a mixture those of all files
+    that it is mixed from, and how."""
+    paths = [file.path for item in items for file in item.utterance.heard]
+    digests = file_digests(paths, store_root() / "digests", shown=shown)
+
+    def key(utterance: Utterance) -> bytes:
+        mixture, policy = utterance.mixture, (config.data.channel, *rates)
+        if mixture is not None and not mixture.stored:
+            return content_key("mixture", mixture.described([digests[part.path] for part in mixture.parts]), *policy)
+        piece = () if mixture is None or mixture.whole else ((mixture.first, mixture.last),)
+        return content_key(digests[utterance.path], utterance.start, utterance.end, *piece, *policy)
+
+    return {item.id: key(item.utterance) for item in items}
 
 
 def bank_for(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 import headwater
+from headwater.audio.io import resampled
 from headwater.config import ExtractConfig, FeatureSet, GridConfig, RunConfig, merge, numbers, validate
 from headwater.data.features import common_features, features_of_file, is_features
 from headwater.errors import DataError, HeadwaterError, UsageError
@@ -23,9 +25,9 @@ from headwater.registry import downstreams
 from headwater.results.bundle import read_model, register_plugins, source_sha256
 from headwater.results.run import RunFolder
 from headwater.store import Bank
-from headwater.train.corpora import read_utterance
+from headwater.train.corpora import Reader
 from headwater.train.distributed import World, local_device
-from headwater.train.feed import Feed
+from headwater.train.feed import Feed, Listen, keeps_nothing, listens
 from headwater.train.kept import GIB, bank_for, contents_of, open_store, plan_features
 from headwater.train.probe import Probe, freeze
 from headwater.train.task import Item, Task
@@ -34,7 +36,7 @@ from headwater.weights import read_header, read_safetensors, state_sha256
 Say = Callable[[str], None]
 
 
-OF_ONE_CORPUS = ("root", "train_list", "dev_list", "test_list", "split_file")
+OF_ONE_CORPUS = ("root", "train_list", "dev_list", "test_list", "split_file", "asv_scores")
 
 
 @dataclass
@@ -53,8 +55,11 @@ class Prepared:
     notes: list[str] = field(default_factory=list)
 
     def utterances(self) -> list[Item]:
-        """Every item once, of all splits."""
-        return list({item.id: item for split in self.items.values() for item in split}.values())
+        """Every item once, of all splits whose features can be kept."""
+        if self.feed.passes:
+            return []
+        kept = [part for split, part in self.items.items() if split != "train" or not self.task.draws]
+        return list({item.id: item for split in kept for item in split}.values())
 
     def keys(self) -> tuple[Bank | None, dict[str, bytes] | None]:
         """Under which keys the store holds the features of these items; None where it has no part in this run."""
@@ -62,11 +67,16 @@ class Prepared:
         passed_on = self.config.upstream.features is not None and (
             type(self.upstream).hidden_states is Upstream.hidden_states
         )
-        if self.feed.store.store is None or passed_on:
+        if self.feed.store.store is None or passed_on or self.feed.passes:
             return None, None
         bank = bank_for(self.config, self.upstream, self.device.type, self.weights_sha256)
+        return bank, self._contents if bank is not None else None
+
+    @cached_property
+    def _contents(self) -> dict[str, bytes]:
+        # Unlike the bank, which bundled weights change, audio is looked at once a run: every look asks the file system about every file.
         rates = (self.task.spec.sample_rate, self.upstream.sample_rate)
-        return bank, contents_of(self.utterances(), self.config, rates, self.world.first) if bank is not None else None
+        return contents_of(self.utterances(), self.config, rates, self.world.first)
 
 
 def build_task(config: RunConfig) -> Task:
@@ -105,7 +115,7 @@ def settle_features(config: RunConfig | ExtractConfig, upstream: Upstream, items
     do not fit each other, `DataError` where the data is not what the settings say.
     """
     before = config.upstream.features
-    paths = (item.utterance.path for part in items.values() for item in part)
+    paths = (file.path for part in items.values() for item in part for file in item.utterance.heard)
     given = common_features(paths) if items else before
     if before is not None and given != before:
         raise DataError(f"{config.data.path}: this data is {said(given)}, and the run has {said(before)}")
@@ -119,22 +129,35 @@ def said(features: FeatureSet | None) -> str:
     return "waveforms" if features is None else f"precomputed features ({features.model_dump_json()})"
 
 
-def item_reader(config: RunConfig | ExtractConfig, rate: int, upstream: Upstream) -> Callable[[Item], Tensor]:
+def item_reader(
+    config: RunConfig | ExtractConfig, rate: int, upstream: Upstream, reader: Reader | None = None
+) -> Callable[[Item], Tensor]:
     """Item -> waveform (samples,), read at `rate` and given at the upstream's, or precomputed features (T, D)."""
-    data = config.data
+    reader = reader or Reader(config.data, rate)
 
     def read_item(item: Item) -> Tensor:
         utterance = item.utterance
         if is_features(utterance.path) and (given := features_of_file(utterance.path)) != config.upstream.features:
             raise DataError(f"{utterance.path}: {said(given)} where this run has {said(config.upstream.features)}")
-        wav = read_utterance(utterance, data, rate)
+        wav = reader(utterance)
         if rate != upstream.sample_rate and not is_features(utterance.path):
-            import soxr
-
-            wav = torch.from_numpy(soxr.resample(wav.numpy(), rate, upstream.sample_rate, quality="VHQ"))
+            wav = torch.from_numpy(resampled(wav.numpy(), rate, upstream.sample_rate))
         return wav
 
     return read_item
+
+
+def item_listener(reader: Reader) -> Listen:
+    """Item -> waveform (samples,) and the parts (C, samples) of a mixture, at the task's rate."""
+
+    def listen(item: Item) -> tuple[Tensor, Tensor | None]:
+        if is_features(item.utterance.path):
+            raise UsageError(
+                f"{item.utterance.path}: this task needs the sound itself, and this data is precomputed features; give the audio with --data"
+            )
+        return reader.both(item.utterance)
+
+    return listen
 
 
 def prepare(
@@ -176,44 +199,70 @@ def prepare(
     probe = build_probe(config, task, upstream, where)
     if probe.featurizer.left_out:
         say(f"layers     left out, as they are of another width: {', '.join(probe.featurizer.left_out)}")
-    scale = task.spec.sample_rate / upstream.sample_rate
     pooled = pools(config, task)
     notes = (
         [f"audio is resampled from {task.spec.sample_rate} to {upstream.sample_rate} Hz for the upstream"]
-        if scale != 1 and config.upstream.features is None
+        if task.spec.sample_rate != upstream.sample_rate and config.upstream.features is None
         else []
     )
     for note in notes:
         say(f"audio      {note}")
-    reader = item_reader(config, task.spec.sample_rate, upstream)
+    # What is read in each epoch is kept in memory, too, which it then shares with features.
+    again = listens(task) or keeps_nothing(upstream)
+    memory = config.store.memory_gib * GIB * (0.5 if again else 1.0)
+    sounds = Reader(config.data, task.spec.sample_rate, memory if again else 0.0)
+    reader = item_reader(config, task.spec.sample_rate, upstream, sounds)
     if pooled and items:
         prove_pooling(probe, upstream, reader, next(part for part in items.values() if part)[:2])
     feed = Feed(
         upstream,
         Featurizer(upstream.spec) if config.grid.layers is not None else probe.featurizer,
+        task,
         reader,
+        item_listener(sounds),
         device=where,
         trainable=config.upstream.trainable,
-        memory=config.store.memory_gib * GIB,
+        rates=(task.spec.sample_rate, upstream.sample_rate),
+        memory=memory,
         store=open_store(config, say),
         dtype=config.store.dtype,
         extract_dtype=config.store.extract_dtype,
         pooled=pooled,
-        scale=scale,
         say=say,
     )
     parts = Prepared(config, task, upstream, probe, feed, items, where, world, weights, [*task.notes, *notes])
-    if items and not config.upstream.trainable:
+    for line in varying(task, feed) if items else ():
+        say(line)
+    if items and not config.upstream.trainable and parts.utterances():
         cost = plan_features(feed, parts.utterances(), task.spec.sample_rate, *parts.keys(), shown=world.first)
         for line in cost.lines():
             say(f"features   {line}")
     return parts
 
 
+def varying(task: Task, feed: Feed) -> list[str]:
+    """What of the data is not the same in each epoch, and what of the features is therefore not kept, for the plan."""
+    lines = []
+    if task.draws:
+        lines.append("data       training items are drawn anew each epoch")
+    if task.crop_seconds is not None:
+        lines.append(
+            f"data       training sees pieces of at most {task.crop_seconds:g} s, drawn anew each epoch; dev and tests are whole"
+        )
+    if feed.passes:
+        lines.append("features   the sound itself, read from its files: nothing is kept")
+    elif task.draws and not feed.trainable:
+        lines.append("features   of training items are computed on the fly, as they are other ones in each epoch")
+    return lines
+
+
 def pools(config: RunConfig, task: Task) -> bool:
-    """Whether means over time may stand for the frames: a frozen upstream, a head that declares it, and nothing between them that is not affine."""
+    """Whether means over time may stand for the frames: a frozen upstream, a head that declares it, whole utterances, and nothing between them that is not
+    affine."""
     return (
         task.pooling == "mean"
+        and not task.draws
+        and task.crop_seconds is None
         and not config.upstream.trainable
         and not config.upstream.normalize
         and config.specaug is None

@@ -6,21 +6,29 @@ import csv
 import io
 import json
 import sys
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
+from headwater.audio.io import blocks
 from headwater.data.batching import plan_evaluation
 from headwater.data.corpus import Utterance
 from headwater.data.measure import measure
 from headwater.errors import DataError, UsageError
+from headwater.results.answers import Answers, signals_of
 from headwater.results.files import write_bytes
+from headwater.train.feed import Heard, Ready
 from headwater.train.loop import autocast
 from headwater.train.parts import Prepared
 from headwater.train.probing import seconds_of
 from headwater.train.task import Item
+from headwater.train.windows import Block, Windows
 
 SUFFIXES = (".wav", ".flac", ".ogg", ".opus", ".mp3")
 
@@ -46,30 +54,84 @@ def audio_files(paths: Sequence[Path]) -> list[tuple[str, Path]]:
     return list(dict.fromkeys(found))
 
 
-def predict(parts: Prepared, paths: Sequence[Path]) -> list[dict[str, Any]]:
-    """One row a file, in the order given."""
-    data, rate = parts.config.data, parts.task.spec.sample_rate
-    utterances = [Utterance(id=name, path=file) for name, file in audio_files(paths)]
+@torch.no_grad()
+def predict(parts: Prepared, paths: Sequence[Path], answers: Path | None = None) -> list[dict[str, Any]]:
+    """One row a file, in the order given. answers: the folder that answers which are sound are written to, with a table of these rows.
+
+    Raises `UsageError` where the task cannot predict, or answers with sound and there is no folder for it.
+    """
+    task, data, rate = parts.task, parts.config.data, parts.task.spec.sample_rate
+    if task.unpredictable is not None:
+        raise UsageError(task.unpredictable)
+    if task.spec.level == "signal" and answers is None:
+        raise UsageError("this task answers with sound: give a folder for it with --out FOLDER")
+    found = audio_files(paths)
+    folder = Answers(answers, dict(found)) if answers is not None else None
+    utterances = [Utterance(id=name, path=file) for name, file in found]
     good, samples, skipped = measure(
         utterances, sample_rate=rate, resample=data.resample, channel=data.channel, skip_bad=data.skip_bad_audio
     )
     for name, _, reason in skipped:
         print(f"skipped {name}: {reason}", file=sys.stderr)
-    items = [Item(utterance, int(count)) for utterance, count in zip(good, samples, strict=True)]
-    plan = plan_evaluation(
-        seconds_of(items, rate), size=parts.config.batch.size, max_seconds=parts.config.batch.seconds
-    )
+    items = [
+        Item(utterance, int(count), inputs=task.inputs(utterance))
+        for utterance, count in zip(good, samples, strict=True)
+    ]
     rows: dict[str, dict[str, Any]] = {}
-    with torch.no_grad():
-        for ready in parts.feed([[items[index] for index in batch] for batch in plan]):
-            with autocast(parts.config, parts.device):
-                output, _ = parts.probe(ready.states, ready.lengths, ready.batch.inputs, ready.x)
-            rows.update((row["id"], row) for row in parts.task.predict(output, ready.batch))
-    return [rows[item.id] for item in items]
+    windows = task.windows
+    long = [item for item in items if windows is not None and item.num_samples > windows.size]
+    whole = [item for item in items if windows is None or item.num_samples <= windows.size]
+    plan = plan_evaluation(
+        seconds_of(whole, rate), size=parts.config.batch.size, max_seconds=parts.config.batch.seconds
+    )
+    for ready in parts.feed([[whole[index] for index in batch] for batch in plan]):
+        for row in answered(parts, ready):
+            rows[row["id"]] = folder.write(row) if folder is not None else row
+    for item in long:
+        assert folder is not None and windows is not None
+        stretches = task.join(blocks_of(parts, item, windows), windows)
+        rows[item.id] = folder.write_stretches(item.id, stretches, rate, item.num_samples)
+    ordered = [rows[item.id] for item in items]
+    if folder is not None:
+        folder.table(ordered)
+        for note in folder.notes:
+            print(f"note: {note}", file=sys.stderr)
+    return ordered
+
+
+def answered(parts: Prepared, ready: Ready) -> list[dict[str, Any]]:
+    """What the task says of a batch."""
+    with autocast(parts.config, parts.device):
+        output, _ = parts.probe(ready.states, ready.lengths, ready.batch.inputs, ready.x)
+    return parts.task.predict(output, ready.batch)
+
+
+def blocks_of(parts: Prepared, item: Item, windows: Windows) -> Iterator[Block]:
+    """The windows of a long file with their answers, read, computed and given out one batch after the other."""
+    data, batch = parts.config.data, parts.config.batch
+    stream = blocks(
+        item.utterance.path,
+        windows.hop,
+        sample_rate=windows.rate,
+        resample=data.resample,
+        channel=data.channel,
+    )
+    together = max(1, min(batch.size, int(batch.seconds / windows.seconds)))
+    waiting: deque[tuple[int, Tensor]] = deque()
+
+    def groups() -> Iterator[list[Heard]]:
+        cut = windows.cut(stream, item.num_samples)
+        while group := list(islice(cut, together)):
+            waiting.extend(group)
+            yield [parts.feed.hears(replace(item, num_samples=len(wav)), wav) for _, wav in group]
+
+    for ready in parts.feed.heard(groups()):
+        for row in answered(parts, ready):
+            yield Block(*waiting.popleft(), {name: signal.wav for name, signal in signals_of(row).items()})
 
 
 def check_name(out: Path | None) -> None:
-    """`UsageError` for a file that is called neither .jsonl nor .csv."""
+    """`UsageError` for a table that is called neither .jsonl nor .csv."""
     if out is not None and out.suffix not in (".jsonl", ".csv"):
         raise UsageError(f"--out {out}: name it .jsonl or .csv")
 

@@ -18,7 +18,7 @@ from headwater.train.distributed import World
 from headwater.train.feed import Feed, Ready
 from headwater.train.loop import autocast
 from headwater.train.probe import Probe
-from headwater.train.task import Accumulator, Item, Task
+from headwater.train.task import Accumulator, Draw, Item, Task
 from headwater.train.work import Portion, Work
 
 
@@ -78,6 +78,11 @@ def evaluate_each(
     return accumulators
 
 
+def draws_of(config: RunConfig, numbers: Sequence[int] | np.ndarray, epoch: int = 0) -> list[Draw]:
+    """Where in training the items of these numbers are asked for."""
+    return [Draw(config.seed, epoch, int(number)) for number in numbers]
+
+
 class Probing(Work[Ready]):
     """Trains a probe on `items["train"]`; the task's first measure on `items["dev"]` chooses."""
 
@@ -92,6 +97,8 @@ class Probing(Work[Ready]):
                 "there are no utterances to train on; a task that trains nothing (embedding: raw) takes no -f (--fine_tune)"
             )
         self.durations = seconds_of(items["train"], task.spec.sample_rate)
+        if task.crop_seconds is not None:
+            self.durations = self.durations.clip(max=task.crop_seconds)
         self.higher_is_better = task.spec.measures_of("dev")[0].higher_is_better
         # Of a fine-tuned upstream, layers above the one that is read have no part in the loss.
         self.may_leave_parameters_unused = probe.upstream is not None
@@ -110,7 +117,15 @@ class Probing(Work[Ready]):
 
     def ready(self, portions: Sequence[Portion]) -> Iterator[Ready]:
         train = self.items["train"]
-        return self.feed([[train[index] for index in portion.share] for portion in portions])
+        groups = [[train[index] for index in portion.share] for portion in portions]
+        if not self.feed.varies:
+            return self.feed(groups)
+        return self.feed(groups, [draws_of(self.config, portion.share, portion.epoch) for portion in portions])
+
+    def trial(self, count: int) -> Ready:
+        """A first batch of some training items, as the first epoch sees them."""
+        train = self.items["train"][:count]
+        return next(iter(self.feed([train], [draws_of(self.config, range(len(train)))])))
 
     def loss(self, module: nn.Module, ready: Ready) -> tuple[Tensor, Tensor]:
         output, _ = module(ready.states, ready.lengths, ready.batch.inputs, ready.x)

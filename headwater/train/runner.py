@@ -16,20 +16,23 @@ import torch
 import headwater
 from headwater.config import RunConfig, anchored, fingerprint
 from headwater.metrics import Metric
-from headwater.metrics.rows import Row
-from headwater.probes.fit import Fitted, fit_probe
+from headwater.metrics.breakdown import Groups, break_down
+from headwater.metrics.rows import Row, Table
+from headwater.probes.fit import fit_probe
 from headwater.progress import bar
 from headwater.registry import downstreams
+from headwater.results.audio import write_clips
 from headwater.results.bundle import copy_plugins, save_model
 from headwater.results.files import write_bytes, write_json, write_rows
 from headwater.results.run import RunFolder
 from headwater.store import Workers
 from headwater.store.quality import relative_error
-from headwater.train.grid import Raced, SideBySide, race, untrained
+from headwater.train.grid import SideBySide, race, untrained
 from headwater.train.kept import error_note, sample, section
-from headwater.train.loop import Standing, fit
+from headwater.train.loop import fit
+from headwater.train.outcome import Outcome
 from headwater.train.parts import Prepared, Say, identity_of, initialise, prepare
-from headwater.train.probing import Probing, evaluate
+from headwater.train.probing import Probing, draws_of
 from headwater.train.task import Accumulator
 
 
@@ -62,7 +65,7 @@ def extract(parts: Prepared) -> float:
     return time.monotonic() - started
 
 
-def train(parts: Prepared, folder: RunFolder) -> Standing:
+def train(parts: Prepared, folder: RunFolder) -> Outcome:
     """Fit the probe, or return at once where it has nothing to train."""
     # Layer weights alone are nothing to train: without a head's parameters there is no loss.
     learners = [module for module in (parts.probe.head, parts.probe.upstream) if module is not None]
@@ -70,17 +73,9 @@ def train(parts: Prepared, folder: RunFolder) -> Standing:
     if parts.config.grid.many:
         return race(parts, folder.path) if trains else untrained(parts)
     if not trains:
-        return Standing()
+        return Outcome()
     work = Probing(parts.probe, parts.task, parts.feed, parts.items, parts.config, parts.world)
-    return fit(work, parts.config, folder.path, world=parts.world, device=parts.device)
-
-
-def score(parts: Prepared, splits: Sequence[str]) -> dict[str, Accumulator]:
-    return {
-        split: evaluate(parts.probe, parts.task, parts.feed, parts.items[split], split, parts.config, parts.world)
-        for split in splits
-        if parts.items.get(split)
-    }
+    return Outcome.of(fit(work, parts.config, folder.path, world=parts.world, device=parts.device))
 
 
 def run(
@@ -123,17 +118,18 @@ def run(
         if parts.world.first:
             place.begin(anchored(config), identity, fresh=fresh)
         parts.world.barrier()
-        standing = fit_probe(parts) if config.probe != "head" else train(parts, place)
-        seconds["train_s"] = standing.seconds
+        outcome = fit_probe(parts) if config.probe != "head" else train(parts, place)
+        seconds["train_s"] = outcome.seconds
         before = time.monotonic()
         splits = [name for name in parts.items if name != "train"]
-        scores = standing.score(parts, splits) if isinstance(standing, Raced) else score(parts, splits)
+        scores = outcome.score(parts, splits)
         if not parts.world.first:
             return None, place.path
         metrics = {split: part.result() for split, part in scores.items()}
         seconds["evaluate_s"] = time.monotonic() - before
-        result = describe(parts, standing, metrics, {**seconds, "total_s": time.monotonic() - started})
-        for name, rows in standing.files().items() if isinstance(standing, Raced) else ():
+        groups = grouped(parts, scores)
+        result = describe(parts, outcome, metrics, groups, {**seconds, "total_s": time.monotonic() - started})
+        for name, rows in outcome.files().items():
             write_rows(place.path / "scores" / name, rows)
         write_run(parts, place, scores, result, bundle=bundle)
         return result, place.path
@@ -146,7 +142,9 @@ def rehearse(parts: Prepared) -> None:
     """One batch forwards and backwards, so that a dry run finds what would fail later."""
     split = "train" if "train" in parts.items else next(iter(parts.items))
     with torch.random.fork_rng(devices=[parts.device] if parts.device.type == "cuda" else []):
-        for ready in parts.feed([parts.items[split][: min(4, parts.config.batch.size)]]):
+        items = parts.items[split][: min(4, parts.config.batch.size)]
+        draws = [draws_of(parts.config, range(len(items)))] if split == "train" else None
+        for ready in parts.feed([items], draws):
             if parts.config.grid.many and split == "train":
                 work = SideBySide(parts)
                 work.loss(work.module, ready)[0].sum().backward()
@@ -158,8 +156,22 @@ def rehearse(parts: Prepared) -> None:
                     (total / count).backward()
 
 
+def grouped(parts: Prepared, scores: Mapping[str, Accumulator]) -> dict[str, dict[str, Groups]]:
+    """The tests, parted as the task declares: by split and the name of the breakdown."""
+    spec = parts.task.spec
+    tests = {split: Table(part.rows()) for split, part in scores.items() if split != "dev" and spec.breakdowns}
+    return {
+        split: {one.name: break_down(one, spec.measures_of(split), table) for one in spec.breakdowns}
+        for split, table in tests.items()
+    }
+
+
 def describe(
-    parts: Prepared, standing: Standing, metrics: dict[str, dict[str, Metric]], timing: dict[str, float]
+    parts: Prepared,
+    outcome: Outcome,
+    metrics: dict[str, dict[str, Metric]],
+    groups: dict[str, dict[str, Groups]],
+    timing: dict[str, float],
 ) -> dict[str, Any]:
     """`result.json`, schema 1; docs/results.md explains every key."""
     config, featurizer = parts.config, parts.probe.featurizer
@@ -174,6 +186,9 @@ def describe(
     if config.probe != "head":
         selection = f"{'mean of layers' if selection == 'weighted_sum' else selection}, {config.probe}"
     card = downstreams[config.downstream]
+    said = outcome.said(metrics)
+    by_split = {split: {key: _json(one.metrics) for key, one in keys.items()} for split, keys in groups.items()}
+    parted = {"breakdown": by_split} if groups else {}
     return {
         "schema": 1,
         "status": "done",
@@ -189,17 +204,16 @@ def describe(
             "settings": settings.config,
         },
         "downstream": {"name": card.name, "metric": parts.task.spec.measures[0].name, "level": parts.task.spec.level},
-        "probe": standing.chosen if isinstance(standing, Fitted) else {"name": "head"},
+        "probe": said.pop("probe"),
         "data": parts.task.description,
         "features": section(parts),
         # what came out
-        "metrics": {
-            split: {name: metric.to_json() for name, metric in group.items()} for split, group in metrics.items()
-        },
-        **(standing.section(metrics) if isinstance(standing, Raced) else {}),
-        "best_step": standing.best_step,
-        "steps": standing.step,
-        "history": standing.history,
+        "metrics": _json(metrics),
+        **parted,
+        **said,
+        "best_step": outcome.best_step,
+        "steps": outcome.step,
+        "history": outcome.history,
         # how it came about
         "seed": config.seed,
         "parameters": sum(parameter.numel() for parameter in parts.probe.parameters() if parameter.requires_grad),
@@ -208,10 +222,20 @@ def describe(
         "versions": versions(parts.device),
         "notes": [
             *parts.notes,
-            *(standing.notes() if isinstance(standing, Raced) else []),
+            *outcome.notes(),
+            *(
+                f"{split} by {key}: {note}"
+                for split, keys in groups.items()
+                for key, parted in keys.items()
+                for note in parted.notes
+            ),
             *conclusions(parts, metrics),
         ],
     }
+
+
+def _json(metrics: Mapping[str, Mapping[str, Metric]]) -> dict[str, Any]:
+    return {name: {measure: metric.to_json() for measure, metric in group.items()} for name, group in metrics.items()}
 
 
 def conclusions(parts: Prepared, metrics: dict[str, dict[str, Metric]]) -> list[str]:
@@ -258,6 +282,8 @@ def write_run(
         write_rows(place.path / "scores" / f"{split}.jsonl", part.rows())
         for name, picture in part.pictures().items() if split != "dev" else ():
             write_bytes(place.path / "plots" / f"{name}_{split}.png", picture)
+        if split != "dev":
+            write_clips(place.path, split, part.audio())
     plugins = copy_plugins(place.path, [parts.upstream.card, downstreams[parts.config.downstream]])
     save_model(
         place.path, parts.probe, parts.upstream, parts.task.state(), parts.weights_sha256, plugins, bundle=bundle

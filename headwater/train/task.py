@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import zlib
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -16,17 +17,24 @@ from headwater.metrics import Metric, evaluate
 from headwater.metrics.rows import Row, Table
 from headwater.nn.lengths import pad
 from headwater.nn.upstream import UpstreamSpec
+from headwater.train.windows import Windows, overlap_add
 
 if TYPE_CHECKING:
+    from headwater.audio.write import Signal
     from headwater.data.corpus import Utterance
     from headwater.metrics import Measure
+    from headwater.metrics.breakdown import Breakdown
+    from headwater.train.windows import Block
 
 IGNORE = -100
 
 
 @dataclass(frozen=True)
 class Specification:
-    """What a task measures. The first measure chooses the best checkpoint, on dev."""
+    """What a task measures. The first measure chooses the best checkpoint, on dev.
+
+    level: what gets an answer. An answer that is a "signal" is sound, which prediction writes to files. breakdowns: by what each test is parted in the result.
+    """
 
     level: Literal["frame", "utterance", "signal"]
     labels: str
@@ -34,6 +42,7 @@ class Specification:
     dev_measures: tuple[Measure, ...] | None = None
     classes: tuple[str, ...] = ()
     sample_rate: int = 16000
+    breakdowns: tuple[Breakdown, ...] = ()
 
     def measures_of(self, split: str) -> tuple[Measure, ...]:
         return self.dev_measures if split == "dev" and self.dev_measures is not None else self.measures
@@ -58,11 +67,35 @@ class Item:
 
 
 @dataclass(frozen=True)
+class Draw:
+    """Where in training an item is asked for: all that is drawn for it is a function of this, so a place is all that a resume needs."""
+
+    seed: int
+    epoch: int
+    number: int
+
+    def generator(self, purpose: str) -> np.random.Generator:
+        """The generator for what is drawn under this name."""
+        return np.random.default_rng([self.seed, self.epoch, self.number, zlib.crc32(purpose.encode())])
+
+
+@dataclass(frozen=True)
+class Sounds:
+    """Signals of one utterance at the task's rate, by name: float tensors (..., samples), or of fewer values where `Task.hops` says so.
+
+    inputs: what prediction has too (the mixture); labels: what only training and scoring have (the sources, the waveform to be made).
+    """
+
+    inputs: Mapping[str, Tensor] = field(default_factory=dict)
+    labels: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Batch:
     """Utterances side by side.
 
-    lengths: (B,) int64, valid frames of the upstream's output; stride, offset: samples between frames, centre of frame 0. labels and inputs by name: (B,)
-    int64, or (B, L) int64 with -100 beyond an utterance's own.
+    lengths: (B,) int64, valid frames of the upstream's output; stride, offset: samples between frames, centre of frame 0. samples: (B,) int64, valid samples
+    at the task's rate. labels and inputs by name: (B,) int64; (B, L) int64 with -100 beyond an utterance's own; or a signal (B, ..., L) with zeros beyond.
     """
 
     items: Sequence[Item]
@@ -71,6 +104,7 @@ class Batch:
     offset: float
     labels: Mapping[str, Tensor]
     inputs: Mapping[str, Tensor]
+    samples: Tensor
 
     @property
     def ids(self) -> list[str]:
@@ -78,9 +112,17 @@ class Batch:
 
 
 def collate(values: Sequence[Any], device: torch.device) -> Tensor:
-    """Whole numbers -> (B,) int64; 1-D integer arrays -> (B, L) int64, -100 beyond each."""
+    """Whole numbers -> (B,) int64; 1-D integer arrays -> (B, L) int64, -100 beyond each; float tensors -> their type, each axis as long as the longest,
+    zeros beyond."""
+    if all(isinstance(value, Tensor) and value.is_floating_point() for value in values):
+        padded = values[0].new_zeros(len(values), *(max(sizes) for sizes in zip(*(value.shape for value in values))))
+        for row, value in zip(padded, values, strict=True):
+            row[tuple(slice(size) for size in value.shape)] = value
+        return padded.to(device)
     if any(np.asarray(value).dtype.kind not in "iub" for value in values):
-        raise TypeError(f"labels and inputs are whole numbers or integer arrays, not {values[0]!r}")
+        raise TypeError(
+            f"labels and inputs are whole numbers, integer arrays or float tensors (signals), not {values[0]!r}"
+        )
     if np.ndim(values[0]) == 0:
         return torch.tensor([int(value) for value in values], device=device)
     padded, lengths = pad([torch.as_tensor(np.asarray(value), dtype=torch.int64) for value in values])
@@ -88,12 +130,27 @@ def collate(values: Sequence[Any], device: torch.device) -> Tensor:
     return padded.masked_fill(beyond, IGNORE).to(device)
 
 
-def make_batch(items: Sequence[Item], lengths: Tensor, stride: int, offset: float) -> Batch:
-    """Collate items whose features have the given lengths."""
+def make_batch(
+    items: Sequence[Item],
+    lengths: Tensor,
+    stride: int,
+    offset: float,
+    sounds: Sequence[Sounds] = (),
+    samples: Sequence[int] | None = None,
+) -> Batch:
+    """Collate items whose features have the given lengths. sounds: of each, where the task has some; samples: of each, where it is not heard whole."""
     device = lengths.device
-    labels = {name: collate([item.labels[name] for item in items], device) for name in items[0].labels}
-    inputs = {name: collate([item.inputs[name] for item in items], device) for name in items[0].inputs}
-    return Batch(items, lengths, stride, offset, labels, inputs)
+
+    def together(kind: Literal["inputs", "labels"]) -> dict[str, Tensor]:
+        rows = [getattr(item, kind) for item in items]
+        if sounds:
+            rows = [{**row, **getattr(sound, kind)} for row, sound in zip(rows, sounds, strict=True)]
+        return {name: collate([row[name] for row in rows], device) for name in rows[0]}
+
+    counts = [item.num_samples for item in items] if samples is None else samples
+    return Batch(
+        items, lengths, stride, offset, together("labels"), together("inputs"), torch.tensor(counts, device=device)
+    )
 
 
 class Accumulator(ABC):
@@ -130,6 +187,10 @@ class Accumulator(ABC):
         """PNG files for the report, by name."""
         return {}
 
+    def audio(self) -> Mapping[str, Mapping[str, Signal]]:
+        """A handful of utterances to listen to, by id: what there is to hear of each, by name (see `Clips`). The report plays and draws them side by side."""
+        return {}
+
 
 class Task(ABC):
     """Base of all tasks. `corpora` or `restore` runs first; `spec` is known after it."""
@@ -137,6 +198,16 @@ class Task(ABC):
     Config: ClassVar[type[Section]] = Section
     # "mean" where the head is affine before a mean over time: then the mean of the features is all it needs. The runner proves it before it relies on it.
     pooling: Literal["mean"] | None = None
+    # Longest piece of an utterance that is trained on, drawn anew each epoch; None for whole ones. Dev and tests are whole in any case.
+    crop_seconds: float | None = None
+    # Samples between values, of those of `sounds` that are slower than the sound, by name: an F0 track of one value each 80 samples has 80.
+    hops: Mapping[str, int] = {}
+    # Whether training items are drawn anew each epoch, by `draw`.
+    draws: bool = False
+    # How prediction answers for files longer than a window, in constant memory; None where it takes them whole.
+    windows: Windows | None = None
+    # Why there can be no prediction (an oracle), in one sentence.
+    unpredictable: str | None = None
 
     spec: Specification
     notes: list[str]
@@ -154,6 +225,29 @@ class Task(ABC):
         Sets `spec`, `notes` and `description` (the `data` part of a result).
         """
 
+    def draw(self, item: Item, draw: Draw) -> Item:
+        """What is trained on in the place of a training item (dynamic mixing), where the task `draws`: another utterance, or a mixture of some.
+
+        A pure function of its arguments, called from several threads. `item.num_samples` says, for the planning of batches alone, how long it will be about.
+        """
+        return item
+
+    def sounds(self, item: Item, wav: Tensor, parts: Tensor | None) -> Sounds | None:
+        """The signals of an item, where the task is one on signals; called from several threads.
+
+        wav: (samples,) float32 at the task's rate, what the upstream hears. parts: (C, samples), what a mixture is the sum of; None of any other utterance, and
+        so in prediction. All of an item is given, and cut afterwards where training takes a piece.
+        """
+        return None
+
+    def join(self, blocks: Iterator[Block], windows: Windows) -> Iterator[Mapping[str, Tensor]]:
+        """Answers of consecutive windows of one file -> consecutive stretches of the file's signals, by name; together as long as the file."""
+        return overlap_add(blocks, windows)
+
+    def inputs(self, utterance: Utterance) -> Mapping[str, Any]:
+        """The `inputs` of an item that follow from the utterance alone; those of files that `-m predict` is given."""
+        return {}
+
     @abstractmethod
     def head(self, upstream: UpstreamSpec) -> nn.Module:
         """A module (frames (B, T, D), lengths (B,), inputs) -> output. Parameters of a loss live here too."""
@@ -168,7 +262,7 @@ class Task(ABC):
 
     @abstractmethod
     def predict(self, output: Any, batch: Batch) -> list[dict[str, Any]]:
-        """What `-m predict` writes, one row an utterance."""
+        """What `-m predict` writes, one row an utterance: its `id`, and values that JSON knows, or `Signal`s, which go to files."""
 
     def state(self) -> dict[str, Any]:
         """What `restore` needs besides the settings, as plain JSON: classes and the like."""

@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from headwater.pretrained.features import frontend_of
-from headwater.pretrained.names import Rules, renamed
+from headwater.pretrained.names import QUANTIZER, Rules, renamed
 from headwater.pretrained.s3prl import read_apc_series
 from headwater.pretrained.upstream import Pretrained
 
@@ -17,8 +17,7 @@ from .model import PredictiveGru, Settings
 
 NAMES: Rules = (
     (r"rnn_layers\.(.+)", r"layers.\1"),
-    (r"vq_layers\.(\d+)\.vq_logits\.(.+)", r"quantizer.logits.\1.\2"),
-    (r"vq_layers\.(\d+)\.codebook_CxE\.(.+)", r"quantizer.codebooks.\1.\2"),
+    *QUANTIZER,
 )
 
 

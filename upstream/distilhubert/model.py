@@ -5,19 +5,19 @@ from __future__ import annotations
 from typing import Literal
 
 import torch
-from pydantic import Field, model_validator
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
-from headwater.config import Section, Share
-from headwater.nn.conv_transformer import ConvTransformer
+from headwater.config import Share
 from headwater.nn.convolution import ChannelNorm, ConvLayer, TimeNorm, ready
+from headwater.pretrained.encoder import ConvTransformerSettings
 from headwater.pretrained.layers import Layers, dims_of, windows_of
 
 LAYERS = "[(512, 10, 5)] + [(512, 3, 2)] * 4 + [(512, 2, 2)] * 2"
 
 
-class Settings(Section):
+class Settings(ConvTransformerSettings):
     """S3PRL's names (its `distiller` group), with the values of the published model."""
 
     extractor_mode: Literal["default", "layer_norm"] = Field(
@@ -25,26 +25,11 @@ class Settings(Section):
     )
     extractor_conv_feature_layers: Layers = Field(LAYERS, description="(channels, kernel, stride) of each")
     extractor_dropout: Share = 0.0
-    conv_pos: int = Field(128, ge=1, le=10**4)
-    conv_pos_groups: int = Field(16, ge=1)
     encoder_layers: int = Field(2, ge=1, le=1000)
-    encoder_embed_dim: int = Field(768, ge=1, le=10**6)
-    encoder_ffn_embed_dim: int = Field(3072, ge=1, le=10**6)
-    encoder_attention_heads: int = Field(12, ge=1)
-    activation_fn: Literal["gelu", "relu"] = "gelu"
     layer_norm_first: Literal[False] = False
-    dropout: Share = 0.1
-    attention_dropout: Share = 0.1
     activation_dropout: Share = 0.1
     final_dim: int = Field(768, ge=1, le=10**6)
     pred_layer_id: list[int] = Field([4, 8, 12], min_length=1, description="the teacher's layers, one head each")
-
-    @model_validator(mode="after")
-    def _fits(self) -> Settings:
-        for key in ("encoder_attention_heads", "conv_pos_groups"):
-            if self.encoder_embed_dim % getattr(self, key):
-                raise ValueError(f"encoder_embed_dim {self.encoder_embed_dim} is not a multiple of {key}")
-        return self
 
 
 class Heads(nn.Module):
@@ -84,18 +69,7 @@ class Distilled(nn.Module):
         for layer in self.extractor:
             nn.init.kaiming_normal_(layer.conv.weight)  # type: ignore[union-attr, arg-type]
         self.projection = nn.Linear(dims[-1], dim)
-        self.encoder = ConvTransformer(
-            dim,
-            settings.encoder_layers,
-            settings.encoder_attention_heads,
-            settings.encoder_ffn_embed_dim,
-            kernel=settings.conv_pos,
-            groups=settings.conv_pos_groups,
-            activation=settings.activation_fn,
-            dropout=settings.dropout,
-            attention_dropout=settings.attention_dropout,
-            activation_dropout=settings.activation_dropout,
-        )
+        self.encoder = settings.build()
         self.heads = Heads(dim, len(settings.pred_layer_id), settings.final_dim)
 
     def forward(self, samples: Tensor, lengths: Tensor) -> tuple[Tensor, tuple[Tensor, ...], Tensor]:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from headwater.errors import DataError
 from headwater.pretrained.features import frontend_of
-from headwater.pretrained.names import Rules, renamed
+from headwater.pretrained.names import QUANTIZER, Rules, renamed
 from headwater.pretrained.s3prl import read_apc_series
 from headwater.pretrained.upstream import Pretrained
 from headwater.weights import is_whole
@@ -21,8 +21,7 @@ NAMES: Rules = (
     (r"blocks\.(\d+)\.bn(\d)\.(.+)", r"blocks.\1.norm\2.\3"),
     (r"masked_convs\.(\d+)\.conv_mask", r"masked.\1.mask"),
     (r"masked_convs\.(.+)", r"masked.\1"),
-    (r"vq_layers\.(\d+)\.vq_logits\.(.+)", r"quantizer.logits.\1.\2"),
-    (r"vq_layers\.(\d+)\.codebook_CxE\.(.+)", r"quantizer.codebooks.\1.\2"),
+    *QUANTIZER,
     (r"ae_bottleneck\.(.+)", r"bottleneck.\1"),
 )
 
