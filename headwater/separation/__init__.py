@@ -1,0 +1,1 @@
+"""Speech separation: networks, losses, metrics and inference that several tasks and programs share."""

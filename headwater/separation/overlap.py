@@ -1,0 +1,138 @@
+"""Sounds of any length, separated in overlapping windows: a generator in, a generator out, memory for one window.
+
+A network does not say which of its outputs is whom, and may change its mind, and its levels, from window to window. So each window is scaled to the mixture,
+and its sources take the order in which they fit those of the window before, where the two overlap.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from headwater.errors import UsageError
+from headwater.separation.losses import assign, gram, reorder
+from headwater.separation.rescale import least_squares
+
+Separate = Callable[[Tensor], Tensor]  # (B, W) -> (B, C, W)
+Rule = Callable[[Tensor, Tensor], Tensor]  # sources (..., C, W), mixture (..., W) -> sources, as in `rescale.RULES`
+
+# An overlap that has so much less energy than its window says nothing of who is who: the order stays.
+QUIET = 1e-4
+
+
+@dataclass(frozen=True)
+class Windows:
+    """`size` and `hop` in samples (seconds of sound: a window shorter than the network's view loses what it knows)."""
+
+    size: int
+    hop: int
+
+    def __post_init__(self) -> None:
+        if not 0 < self.hop < self.size:
+            raise UsageError(
+                f"windows of {self.size} samples cannot lie {self.hop} apart: they must overlap; half of the size is usual"
+            )
+
+
+def separate_long(
+    blocks: Iterable[Tensor], separate: Separate, windows: Windows, *, rule: Rule = least_squares
+) -> Iterator[Tensor]:
+    """Of a mixture in blocks (n,) of any sizes: the sources in blocks (C, m), exactly as many samples as there were.
+
+    A mixture that fits into one window is separated as a whole; the last window ends where the sound ends. Windows are added under a fade, and divided by the
+    sum of their fades, so that any hop gives the same level. Of a mixture without samples nothing comes.
+    """
+    tail: _Tail | None = None
+    for first, piece in _cut(blocks, windows):
+        sources = rule(separate(piece[None]), piece[None])[0]
+        fade = _fade(len(piece), sources)
+        if tail is None:
+            tail = _Tail(first, sources, torch.arange(len(sources)), sources * fade, fade)
+            continue
+        final = first - tail.first
+        order = _order(tail, sources, final)
+        sources = sources[order.to(sources.device)]
+        yield tail.summed[:, :final] / tail.weight[:final]
+        grown = len(piece) - (tail.summed.shape[1] - final)
+        tail = _Tail(
+            first,
+            sources,
+            order,
+            functional.pad(tail.summed[:, final:], (0, grown)) + sources * fade,
+            functional.pad(tail.weight[final:], (0, grown)) + fade,
+        )
+    if tail is not None:
+        yield tail.summed / tail.weight
+
+
+class _Tail(NamedTuple):
+    """The last window: where it starts, its sources in the order of the output, that order, and what has been summed from its start on."""
+
+    first: int
+    sources: Tensor
+    order: Tensor
+    summed: Tensor
+    weight: Tensor
+
+
+def _cut(blocks: Iterable[Tensor], windows: Windows) -> Iterator[tuple[int, Tensor]]:
+    """Windows of a sound and where they start: `hop` apart, the last one as early as its end is the sound's; a shorter sound as a whole."""
+    held, start, cut = torch.zeros(0), 0, False  # from the start of the last window on
+    for block in blocks:
+        held = torch.cat([held.to(block), block])
+        # A window is cut once something lies behind it, so that one is left for the end.
+        while len(held) > windows.size + (windows.hop if cut else 0):
+            skip = windows.hop if cut else 0
+            held, start, cut = held[skip:], start + skip, True
+            yield start, held[: windows.size]
+    if cut:
+        yield start + len(held) - windows.size, held[-windows.size :]
+    elif len(held):
+        yield 0, held
+
+
+def _fade(size: int, like: Tensor) -> Tensor:
+    """(size,): how much each sample of a window counts, least at its ends, never nothing."""
+    place = (torch.arange(size, dtype=torch.float64) + 0.5) / size
+    return (torch.pi * place).sin().square().to(like)
+
+
+def _order(tail: _Tail, sources: Tensor, final: int) -> Tensor:
+    """The order (C,) in which sources (C, W) fit those of the last window, by their correlation where the two overlap."""
+    past = tail.sources[:, final:]
+    if float(past.double().square().mean()) <= QUIET * float(tail.sources.double().square().mean()):
+        return tail.order
+    g = gram(sources[None, :, : past.shape[1]], past[None])
+    levels = (g.estimates[:, :, None] * g.sources[:, None]).sqrt()
+    alike = torch.where(levels > 0, g.products / levels, torch.zeros_like(levels))[0].cpu()
+    # Where nothing speaks for another order, it stays.
+    alike[tail.order, torch.arange(len(alike))] += 1e-6
+    return assign(-alike[None])[0]
+
+
+def overlap_add(
+    mixture: Tensor, separate: Separate, windows: Windows, *, hann: bool = True, reordered: bool = True
+) -> Tensor:
+    """Asteroid's LambdaOverlapAdd, (B, T) -> (B, C, T), to compare with it: a window of zeros on both sides; order by inner products; no levels; windows are
+    multiplied by a Hann window, or by hop over size, and summed, so that a Hann window a quarter apart doubles the level.
+    """
+    size, hop = windows.size, windows.hop
+    pieces = functional.pad(mixture, (size, size)).unfold(1, size, hop)
+    shape = torch.hann_window(size, dtype=mixture.dtype) if hann else torch.full((size,), hop / size)
+    made: list[Tensor] = []
+    for piece in pieces.unbind(1):
+        sources = separate(piece)
+        if made and reordered:
+            past, now = made[-1][..., hop:], sources[..., : size - hop]
+            sources = reorder(sources, assign(-gram(now, past).products))
+        made.append(sources * shape.to(sources))
+    stacked = torch.stack(made, 2)
+    span = (stacked.shape[2] - 1) * hop + size
+    y = functional.fold(stacked.flatten(0, 1).transpose(1, 2), (1, span), (1, size), stride=(1, hop))
+    y = functional.pad(y[:, 0, 0, size:], (0, max(0, size + mixture.shape[1] - span)))[:, : mixture.shape[1]]
+    return y.unflatten(0, (len(mixture), -1))

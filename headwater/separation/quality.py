@@ -1,0 +1,70 @@
+"""PESQ and STOI, by the packages `pesq` and `pystoi`, which are an extra: what they cannot score is no number, with the reason."""
+
+from __future__ import annotations
+
+import importlib
+import warnings
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from headwater.errors import UsageError
+
+INSTALL = "pip install 'headwater[separation]'"
+Samples = NDArray[np.floating[Any]]
+
+
+class Score(NamedTuple):
+    """A number, or None and why there is none."""
+
+    value: float | None
+    reason: str | None = None
+
+
+def pesq(reference: Samples, estimate: Samples, sample_rate: int, band: Literal["wb", "nb"]) -> Score:
+    """Perceptual quality (ITU-T P.862, P.862.2), -0.5 to 4.644, of equally long signals (T,): `wb` at 16 kHz, `nb` at 8 or 16 kHz.
+
+    Raises:
+        UsageError: the package is not installed, or PESQ is not defined at this rate.
+    """
+    if sample_rate not in ((16000,) if band == "wb" else (8000, 16000)):
+        rates = "16000 Hz" if band == "wb" else "8000 or 16000 Hz"
+        raise UsageError(f"PESQ ({band}) is defined at {rates}; these signals have {sample_rate} Hz")
+    measure = _function("pesq", "PESQ")
+    return _score(lambda: measure(sample_rate, reference, estimate, band), reference, estimate)
+
+
+def stoi(reference: Samples, estimate: Samples, sample_rate: int, *, extended: bool = False) -> Score:
+    """Intelligibility, about 0 to 1, of equally long signals (T,); ESTOI if `extended`. It needs 30 frames (0.4 s) of speech.
+
+    Raises:
+        UsageError: the package is not installed.
+    """
+    measure = _function("pystoi", "STOI")
+    return _score(lambda: measure(reference, estimate, sample_rate, extended), reference, estimate)
+
+
+def _function(package: str, what: str) -> Callable[..., Any]:
+    try:
+        module = importlib.import_module(package)
+    except ImportError:
+        raise UsageError(f"{what} needs the package {package}: {INSTALL}, or pip install {package}") from None
+    found: Callable[..., Any] = module.pesq if package == "pesq" else module.stoi
+    return found
+
+
+def _score(measure: Callable[[], Any], reference: Samples, estimate: Samples) -> Score:
+    for name, signal in {"reference": reference, "estimate": estimate}.items():
+        if not len(signal) or not np.any(signal):
+            return Score(None, f"the {name} is silent")
+    try:
+        with warnings.catch_warnings():
+            # pystoi warns where it has too few frames, and gives 1e-5.
+            warnings.simplefilter("error", RuntimeWarning)
+            value = float(measure())
+    except (RuntimeWarning, RuntimeError, ValueError, IndexError) as error:
+        told = error.args[0] if error.args else type(error).__name__
+        return Score(None, (told.decode() if isinstance(told, bytes) else str(told)).partition(". ")[0])
+    return Score(value) if np.isfinite(value) else Score(None, "it is not a number")
