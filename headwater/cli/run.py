@@ -168,8 +168,8 @@ def settings_of(args: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
     name = args.downstream or _name_in("downstream", *said, base)
     card = downstreams[name] if name is not None else None
     recipes = []
-    for recipe in (args.config, args.downstream_variant) if card is not None else ():
-        if recipe is not None:
+    for recipe in (args.config, args.downstream_variant):
+        if recipe is not None and card is not None:
             read, more = s3prl.translate_config(read_recipe(recipe_path(recipe, card.folder.name)))
             recipes.append(read)
             notes += more

@@ -10,8 +10,6 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
-import shutil
-import tempfile
 from dataclasses import asdict
 from importlib import metadata
 from itertools import combinations
@@ -20,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from headwater.data import demo_recipe as recipe
 from headwater.data import espeak
+from headwater.data.built import built_once
 from headwater.data.espeak import Request, Speech
 from headwater.data.labels import label_centres, num_labels
 from headwater.errors import HeadwaterError, UsageError
@@ -79,29 +78,7 @@ def demo_folder(cache: Path | str | None = None) -> Path:
     from headwater.paths import cache_root
 
     parent = (cache_root() if cache is None else Path(cache).expanduser()) / "demo"
-    folder = parent / f"{recipe.VERSION}-{_recipe_hash()}"
-    if folder.is_dir():
-        return folder
-    try:
-        parent.mkdir(parents=True, exist_ok=True)
-        building = Path(tempfile.mkdtemp(prefix=".building-", dir=parent))
-    except OSError as error:
-        raise UsageError(
-            f"the demo corpus cannot be kept in {parent}: {error.strerror}; set HEADWATER_CACHE to a folder that can be written"
-        ) from None
-    try:
-        build_demo(building)
-        building.chmod(0o755)
-        try:
-            building.rename(folder)
-        except OSError:
-            if not folder.is_dir():  # not the case where another process was first, with the same bytes
-                raise
-    except OSError as error:
-        raise HeadwaterError(f"the demo corpus cannot be written to {parent}: {error.strerror}") from None
-    finally:
-        shutil.rmtree(building, ignore_errors=True)
-    return folder
+    return built_once(parent / f"{recipe.VERSION}-{_recipe_hash()}", build_demo, "the demo corpus")
 
 
 def build_demo(folder: Path) -> None:

@@ -9,14 +9,18 @@ from pathlib import Path
 
 from headwater.data.corpus import Corpus
 from headwater.data.features import ABOUT, read_features_folder
+from headwater.data.protocols import find_keys, is_key, read_protocols
 from headwater.data.tables import read_csv, read_kaldi
 from headwater.data.text import lines, some
 from headwater.data.trees import LAYOUTS, read_tree
 from headwater.errors import DataError, UsageError, nearest
 
-READERS = ("auto", "csv", "librispeech", "voxceleb", "kaldi", "features", "folder", "files")
+READERS = (
+    *("auto", "csv", "protocol", "librispeech", "voxceleb"),
+    *("kaldi", "features", "ljspeech", "vctk", "arctic", "folder", "files"),
+)
 _LIST_SEED = 1337  # S3PRL's, so that its dev split is ours
-_FOLDER_READERS = READERS[2:]
+_FOLDER_READERS = READERS[3:]
 
 
 def read_corpus(
@@ -35,10 +39,10 @@ def read_corpus(
 
     Parameters
     ----------
-    path: a CSV or TSV file, or a folder: LibriSpeech or VoxCeleb tree, Kaldi data directory, precomputed features, or a
-        folder for each speaker.
+    path: a CSV or TSV file, a key of ASVspoof, or a folder: LibriSpeech or VoxCeleb tree, Kaldi data directory, one with
+        keys of ASVspoof, precomputed features, or a folder for each speaker.
     root: where the relative paths of a CSV file or of `wav.scp` start; by default the list's folder, or the nearest of
-        its parents that holds the first file.
+        its parents that holds the first file. Of keys of ASVspoof, the folder that is searched for audio.
     reader: one of `READERS`; `auto` finds out. `files` takes any audio files, without speakers.
     splits: `auto` keeps the splits that the corpus states; `make` drops them, so that `splits.make_splits` makes
         others.
@@ -90,11 +94,15 @@ def _read(path: Path, root: Path | str | None, reader: str, split_file: Path | s
             raise UsageError(
                 f"a split file belongs to a VoxCeleb tree, and {path} is a table: put the splits in a column `split`"
             )
+        if reader == "protocol" or (reader == "auto" and is_key(path)):
+            return read_protocols(path, root=root, name=name)
         return read_csv(path, root=root, name=name)
     if reader == "csv":
         raise UsageError(f"data.reader=csv reads a file, and {path} is a folder")
     if reader == "kaldi" or (reader == "auto" and (path / "wav.scp").is_file()):
         return read_kaldi(path, root=root, name=name)
+    if reader == "protocol" or (reader == "auto" and find_keys(path)):
+        return read_protocols(path, root=root, name=name)
     if root is not None:
         raise UsageError(
             f"data.root says where the paths of a list start, and {path} is a folder of audio; leave it out"

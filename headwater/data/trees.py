@@ -23,7 +23,11 @@ LAYOUTS = """known layouts:
   a CSV or TSV file with a column path (and split, speaker, ...)
   SUBSET/SPEAKER/CHAPTER/SPEAKER-CHAPTER-UTTERANCE.flac (LibriSpeech)
   wav/idNNNNN/VIDEO/NNNNN.wav (VoxCeleb)
+  wavs/LJNNN-NNNN.wav and metadata.csv (LJSpeech)
+  wav48*/pNNN/pNNN_NNN*.flac (VCTK)
+  cmu_us_SPEAKER_arctic/wav/arctic_[ab]NNNN.wav (CMU ARCTIC)
   a folder with wav.scp (Kaldi)
+  ASVspoof2019.LA.cm.*.txt, CM/trial_metadata.txt, ASVspoof5.*.tsv or protocol.train|dev|eval.txt, and audio (ASVspoof)
   a folder with features.json and .npy files (precomputed features)
   SPEAKER/*.wav, or train/SPEAKER/*.wav, dev/..., test/...
   any audio files, without speakers: -o data.reader=files"""
@@ -247,9 +251,11 @@ def read_tree(
     UsageError: a split file for another tree than VoxCeleb's.
     DataError: no audio, or none where the layout has it.
     """
+    from headwater.data import voices
+
     files = find_audio(folder)
     if reader == "auto":
-        known = (("librispeech", librispeech_name), ("voxceleb", voxceleb_name))
+        known = (("librispeech", librispeech_name), ("voxceleb", voxceleb_name), *voices.NAMES.items())
         reader = next((layout for layout, identify in known if any(identify(path) for path in files)), "folder")
     if split_file is not None and reader != "voxceleb":
         raise UsageError(
@@ -259,4 +265,6 @@ def read_tree(
         return read_librispeech(folder, files, name)
     if reader == "voxceleb":
         return read_voxceleb(folder, files, split_file, name)
+    if reader in voices.NAMES:
+        return voices.read_voices(folder, files, reader, name)
     return read_speaker_folders(folder, files, name) if reader == "folder" else read_files(folder, files, name)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from headwater.config import RunConfig
-from headwater.data.batching import deal, plan_evaluation
+from headwater.data.batching import deal, plan_epoch, plan_evaluation, windows
 from headwater.errors import DataError
 from headwater.progress import progress
 from headwater.store.features import enough_memory
@@ -25,6 +25,25 @@ from headwater.train.work import Portion, Work
 def seconds_of(items: Sequence[Item], rate: int) -> np.ndarray:
     """Durations (N,) float64."""
     return np.array([item.num_samples / rate for item in items])
+
+
+def durations_of(items: Sequence[Item], task: Task) -> np.ndarray:
+    """What training sees of each of its items, in seconds (N,): pieces where the task crops."""
+    seconds = seconds_of(items, task.spec.sample_rate)
+    return seconds if task.crop_seconds is None else seconds.clip(max=task.crop_seconds)
+
+
+def audio_seconds(items: Sequence[Item], task: Task, config: RunConfig, steps: int) -> float:
+    """How much audio the first `steps` steps of training saw, repetitions counted: with the steps, a run's budget."""
+    seconds, total, epoch = durations_of(items, task), 0.0, 0
+    while steps > 0:
+        plan = plan_epoch(
+            seconds, size=config.batch.size, max_seconds=config.batch.seconds, seed=config.seed, epoch=epoch
+        )
+        seen = windows(plan, config.runner.gradient_accumulate_steps)[:steps]
+        total += sum(float(seconds[batch].sum()) for window in seen for batch in window)
+        steps, epoch = steps - len(seen), epoch + 1
+    return total
 
 
 def evaluate(
@@ -96,9 +115,7 @@ class Probing(Work[Ready]):
             raise DataError(
                 "there are no utterances to train on; a task that trains nothing (embedding: raw) takes no -f (--fine_tune)"
             )
-        self.durations = seconds_of(items["train"], task.spec.sample_rate)
-        if task.crop_seconds is not None:
-            self.durations = self.durations.clip(max=task.crop_seconds)
+        self.durations = durations_of(items["train"], task)
         self.higher_is_better = task.spec.measures_of("dev")[0].higher_is_better
         # Of a fine-tuned upstream, layers above the one that is read have no part in the loss.
         self.may_leave_parameters_unused = probe.upstream is not None

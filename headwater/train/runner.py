@@ -32,7 +32,7 @@ from headwater.train.kept import error_note, sample, section
 from headwater.train.loop import fit
 from headwater.train.outcome import Outcome
 from headwater.train.parts import Prepared, Say, identity_of, initialise, prepare
-from headwater.train.probing import Probing, draws_of
+from headwater.train.probing import Probing, audio_seconds, draws_of
 from headwater.train.task import Accumulator
 
 
@@ -213,6 +213,7 @@ def describe(
         **said,
         "best_step": outcome.best_step,
         "steps": outcome.step,
+        "audio_s": round(audio_seconds(parts.items.get("train", []), parts.task, config, outcome.step), 1),
         "history": outcome.history,
         # how it came about
         "seed": config.seed,

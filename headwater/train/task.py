@@ -95,7 +95,8 @@ class Batch:
     """Utterances side by side.
 
     lengths: (B,) int64, valid frames of the upstream's output; stride, offset: samples between frames, centre of frame 0. samples: (B,) int64, valid samples
-    at the task's rate. labels and inputs by name: (B,) int64; (B, L) int64 with -100 beyond an utterance's own; or a signal (B, ..., L) with zeros beyond.
+    at the task's rate; of a task on signals they are among the inputs, too. labels and inputs by name: (B,) int64; (B, L) int64 with -100 beyond an utterance's
+    own; or a signal (B, ..., L) with zeros beyond.
     """
 
     items: Sequence[Item]
@@ -147,10 +148,12 @@ def make_batch(
             rows = [{**row, **getattr(sound, kind)} for row, sound in zip(rows, sounds, strict=True)]
         return {name: collate([row[name] for row in rows], device) for name in rows[0]}
 
-    counts = [item.num_samples for item in items] if samples is None else samples
-    return Batch(
-        items, lengths, stride, offset, together("labels"), together("inputs"), torch.tensor(counts, device=device)
-    )
+    counts = torch.tensor([item.num_samples for item in items] if samples is None else samples, device=device)
+    inputs = together("inputs")
+    if sounds:
+        # A head that makes sound must know how much of it.
+        inputs["samples"] = counts
+    return Batch(items, lengths, stride, offset, together("labels"), inputs, counts)
 
 
 class Accumulator(ABC):

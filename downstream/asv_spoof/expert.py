@@ -1,0 +1,241 @@
+"""Anti-spoofing: is it real speech, or synthetic, converted, copied or played back? Any upstream as a countermeasure."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from headwater.config import Section
+from headwater.data.corpus import Corpus, Utterance
+from headwater.data.keys import BONAFIDE, SHARED, SPOOF
+from headwater.data.protocols import find_asv_scores
+from headwater.data.text import some
+from headwater.errors import DataError, HeadwaterError, nearest
+from headwater.metrics import Breakdown, MinTdcf
+from headwater.nn.upstream import UpstreamSpec
+from headwater.train.corpora import Measured, load_corpus, measured
+from headwater.train.task import Accumulator, Batch, Item, Specification, Task
+
+from .asv import FORM_2019, asv_form, read_asv_2019, read_asv_2021, tandem_measures
+from .scoring import KEYS, MEASURES, SUBSET
+from .systems import SystemConfig, build
+
+RATE = 16000
+ASV_KEY = "trial_metadata.txt"  # beside the ASV scores of 2021, or a folder above
+
+
+class AsvSpoofConfig(Section):
+    """system: the countermeasure. Where it does not say `input`, a linear layer meets the frames of an upstream of several hidden states, and those of a
+    front-end go straight in. conditions: columns of the data that scores carry beside speaker and attack."""
+
+    system: SystemConfig = Field(default_factory=SystemConfig)
+    conditions: list[str] = Field(
+        default_factory=lambda: ["codec", "transmission", "trim", "source", "vocoder", "gender"]
+    )
+
+    def settled(self, upstream: UpstreamSpec) -> SystemConfig:
+        """The system on this upstream."""
+        straight = len(upstream.layer_names) == 1 and "input" not in self.system.model_fields_set
+        return self.system.model_copy(update={"input": "none"}) if straight else self.system
+
+
+class SpoofAccumulator(Accumulator):
+    """One score an utterance, higher for bona fide speech, with what the data says of it."""
+
+    def __init__(self, task: AsvSpoof, split: str) -> None:
+        super().__init__(task.spec.measures_of(split))
+        self.task = task
+        self._rows: dict[str, dict[str, Any]] = {}
+        self._pending: list[tuple[Batch, Tensor]] = []
+
+    def add(self, output: tuple[Tensor, Tensor], batch: Batch) -> None:
+        self._pending.append((batch, self.task.criterion.score(output[1]).double()))
+
+    def _settle(self) -> None:
+        for batch, scores in self._pending:
+            for item, score in zip(batch.items, scores.tolist(), strict=True):
+                labels = item.utterance.labels
+                said = {name: labels[name] for name in ("attack", *self.task.config.conditions) if labels.get(name)}
+                self._rows[item.id] = {
+                    "id": item.id,
+                    "speaker": item.utterance.speaker,
+                    "target": int(item.labels["target"]),
+                    "score": finite(score, item.id),
+                    **said,
+                }
+        self._pending.clear()
+
+    def state(self) -> dict[str, dict[str, Any]]:
+        self._settle()
+        return self._rows
+
+    def merge(self, state: Mapping[str, dict[str, Any]]) -> None:
+        self._settle()
+        self._rows.update(state)
+
+    def rows(self) -> list[dict[str, Any]]:
+        self._settle()
+        return [self._rows[name] for name in sorted(self._rows)]
+
+
+def finite(score: float, name: str) -> float:
+    """The score. `HeadwaterError` where it is none: it would sort somewhere, and nothing would show it."""
+    if score != score or abs(score) == float("inf"):
+        raise HeadwaterError(
+            f"the score of {name!r} is NaN or infinite: training diverged (lower optimizer.lr), or the upstream gives such values "
+            "(`headwater check upstream NAME` tells)"
+        )
+    return score
+
+
+class AsvSpoof(Task):
+    """EER, minDCF, actDCF and Cllr of bona fide speech against spoofs, and min t-DCF behind an ASV system whose scores are given."""
+
+    Config = AsvSpoofConfig
+    config: AsvSpoofConfig
+
+    @property
+    def pooling(self) -> Literal["mean"] | None:  # type: ignore[override]
+        return self.config.system.pooling
+
+    def corpora(self) -> dict[str, list[Item]]:
+        from headwater.data.demo_spoof import demo_spoof_corpus
+
+        trained = hasattr(self, "spec")
+        corpus = load_corpus(self.data, demo_spoof_corpus)
+        column = self._label_column(corpus)
+        needed = ("test",) if trained else ("train", "dev", "test")
+        by: Literal["speaker", "utterance"] = "speaker" if len(corpus.speakers()) >= 3 else "utterance"
+        data = measured(corpus, self.data, seed=self.seed, rate=RATE, needed=needed, by=by)
+        self.notes += [*data.notes, *_shared_speakers(data)]
+        parts = {
+            split: [
+                Item(utterance, samples, {"target": self._target(utterance, column)}, self.inputs(utterance))
+                for utterance, samples in part
+            ]
+            for split, part in data.splits.items()
+        }
+        for split, items in parts.items():
+            if split in needed:
+                self._check_classes(split, items)
+        tandem = {split: self._tandem(split, parts[split]) for split in ("dev", "test") if parts.get(split)}
+        digests = [measure.to_json() for measures in tandem.values() for measure in measures]
+        labels = sorted((item.id, item.labels["target"]) for items in parts.values() for item in items)
+        self.description = data.describe(self.data.path, RATE, [labels, digests])
+        self._specify(tandem, parts["test"])
+        return parts
+
+    def inputs(self, utterance: Utterance) -> dict[str, int]:
+        """`window`: which piece of a long utterance is scored by a system of a fixed length, a number drawn by its id."""
+        digest = hashlib.sha256(f"{self.seed} {utterance.id}".encode()).digest()
+        return {"window": int.from_bytes(digest[:4], "little")}
+
+    def _specify(self, tandem: Mapping[str, tuple[MinTdcf, ...]], test: Sequence[Item]) -> None:
+        said = {name: {item.utterance.labels.get(name) for item in test} - {SHARED, None, ""} for name in KEYS}
+        self.spec = Specification(
+            level="utterance",
+            labels="bona fide or spoof",
+            measures=(*MEASURES, *tandem.get("test", ())),
+            dev_measures=(*MEASURES, *tandem.get("dev", ())),
+            classes=(SPOOF, BONAFIDE),
+            breakdowns=tuple(Breakdown(name, SHARED) for name in KEYS if len(said[name]) > (name != "attack")),
+        )
+
+    def _label_column(self, corpus: Corpus) -> str:
+        column = self.data.label_column or "label"
+        known = sorted({name for utterance in corpus.utterances for name in utterance.labels})
+        if column not in known:
+            raise DataError(
+                f"{self.data.path or corpus.name} has no column {column!r}, which says {BONAFIDE} or {SPOOF}.{nearest(column, known)} "
+                f"Its columns are {', '.join(known) or 'none'}; choose with -o data.label_column=NAME, or give a key of ASVspoof and its audio"
+            )
+        return column
+
+    def _target(self, utterance: Utterance, column: str) -> int:
+        label = utterance.labels.get(column)
+        if label not in (SPOOF, BONAFIDE):
+            raise DataError(
+                f"{self.data.path}: {utterance.id!r} ({utterance.path}) has the {column} {label!r}, which is neither {BONAFIDE} nor {SPOOF}"
+            )
+        return int(label == BONAFIDE)
+
+    def _check_classes(self, split: str, items: Sequence[Item]) -> None:
+        bonafide = sum(item.labels["target"] for item in items)
+        if bonafide in (0, len(items)):
+            raise DataError(
+                f"{self.data.path or 'the demo'}: all {len(items)} utterances of {split} are {BONAFIDE if bonafide else SPOOF}; "
+                "training and every measure need both"
+            )
+
+    def _tandem(self, split: str, items: Sequence[Item]) -> tuple[MinTdcf, ...]:
+        """The t-DCF where ASV scores are given, or lie in the layout of 2019."""
+        given = None if self.data.asv_scores is None or split != "test" else Path(self.data.asv_scores).expanduser()
+        folder = Path(self.data.path).expanduser() if self.data.path is not None else None
+        found = find_asv_scores(folder) if folder is not None and folder.is_dir() else {}
+        file = given or found.get(split)
+        if file is None:
+            return ()
+        spoofs = {item.utterance.labels.get("attack") for item in items if not item.labels["target"]}
+        attacks = {attack for attack in spoofs if attack}
+        if len(attacks) < len(spoofs):
+            raise DataError(
+                f"{file}: the ASV scores go by attacks, and not every spoof of {split} says its own (column attack)"
+            )
+        if given is None and self.data.limit is not None:
+            self.notes.append(f"no t-DCF of {split}: with data.limit its attacks may not be those of {file.name}")
+            return ()
+        asv = read_asv_2019(file) if asv_form(file) == FORM_2019 else read_asv_2021(file, _asv_key(file), SUBSET)
+        self.notes.append(f"the t-DCF of {split} is behind the ASV system of {file}")
+        return tandem_measures(asv, attacks)
+
+    def head(self, upstream: UpstreamSpec) -> nn.Module:
+        system = build(self.config.settled(upstream), upstream.out_dim)
+        # Loss and score are functions of the activation and of settings, so that of one system serves all of a grid.
+        self.criterion = system.criterion
+        return system
+
+    def loss(self, output: tuple[Tensor, Tensor], batch: Batch) -> tuple[Tensor, Tensor]:
+        losses = self.criterion.loss(output[1].float(), batch.labels["target"])
+        return losses.sum(), torch.tensor(len(losses), device=losses.device)
+
+    def score(self, split: str) -> SpoofAccumulator:
+        return SpoofAccumulator(self, split)
+
+    def predict(self, output: tuple[Tensor, Tensor], batch: Batch) -> list[dict[str, Any]]:
+        scores = self.criterion.score(output[1]).double().tolist()
+        return [
+            {"id": item.id, "score": finite(score, item.id)} for item, score in zip(batch.items, scores, strict=True)
+        ]
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        self.spec = Specification("utterance", "bona fide or spoof", MEASURES, classes=(SPOOF, BONAFIDE))
+
+
+def _shared_speakers(data: Measured) -> list[str]:
+    """Speakers that are in two splits: their voices are no new ones."""
+    notes = []
+    speakers = {
+        split: {utterance.speaker for utterance, _ in part if utterance.speaker is not None}
+        for split, part in data.splits.items()
+    }
+    for first, second in (("train", "dev"), ("train", "test"), ("dev", "test")):
+        if shared := sorted(speakers.get(first, set()) & speakers.get(second, set())):
+            notes.append(f"{len(shared)} speakers are in {first} and in {second}: {some(shared, 3)}")
+    return notes
+
+
+def _asv_key(scores: Path) -> Path:
+    """The key of ASV trials that lies near the scores, as in the packages of 2021."""
+    places = [folder / ASV_KEY for folder in (scores.parent, scores.parent.parent)]
+    found = next((file for file in places if file.is_file()), None)
+    if found is None:
+        raise DataError(
+            f"{scores}: ASV scores of 2021 need the key of their trials, {ASV_KEY}, beside them or a folder above"
+        )
+    return found
