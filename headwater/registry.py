@@ -91,6 +91,8 @@ class Card(BaseModel):
 
     # tasks
     data: str | None = None
+    recipe: str | None = None  # whose settings are the default, below `config`
+    demo_config: dict[str, Any] = Field(default_factory=dict)  # over both on the demo corpus, which is small
     scorer: str | None = None  # class in scoring.py beside this card, for `headwater score`
 
     def load(self) -> Any:

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import Answer
+from conftest import ROOT, Answer
+from countermeasures import published, published_state
 from headwater.downstream.asv_spoof.expert import AsvSpoof, AsvSpoofConfig
 from spoof_corpora import (
     WITH_TRAIN,
@@ -26,12 +27,16 @@ from spoof_corpora import (
     write_lines,
 )
 
-from headwater.config import DataConfig
+import headwater
+from headwater import audio
+from headwater.cli.run import parser, settings_of
+from headwater.config import DataConfig, RunConfig, read_recipe, validate
 from headwater.data.corpus import Utterance
 from headwater.metrics import eer
 from headwater.nn.upstream import UpstreamSpec
 from headwater.train.task import Item, make_batch
 
+RECIPES = ROOT / "config" / "downstream" / "asv_spoof"
 CLIPS = spoof_clips()
 QUICK = ("--device", "cpu", "-o", "runner.total_steps=20,,runner.eval_step=20")
 LINEAR = ("run", "-u", "fbank_no_cmvn", "-d", "asv_spoof_linear", *QUICK)
@@ -145,14 +150,14 @@ def spec(layers: int, dim: int = 24) -> UpstreamSpec:
 def task_of(**system: Any) -> AsvSpoof:
     config = AsvSpoofConfig.model_validate({"system": system})
     task = AsvSpoof(config, DataConfig(), 1337)
-    task.restore({})
+    task.restore(task.state())
     return task
 
 
 def test_a_front_end_goes_straight_in_and_many_layers_through_a_linear_one() -> None:
-    assert AsvSpoofConfig().settled(spec(1)).input == "none"
-    assert AsvSpoofConfig().settled(spec(3)).input == "linear"
-    assert AsvSpoofConfig.model_validate({"system": {"input": "linear"}}).settled(spec(1)).input == "linear"
+    assert task_of().head(spec(1)).config.input == "none"
+    assert task_of().head(spec(3)).config.input == "linear"
+    assert task_of(input="linear").head(spec(1)).config.input == "linear"
 
 
 @pytest.mark.parametrize("loss", ["sigmoid", "ce", "am", "oc", "p2sgrad", "asoftmax"])
@@ -262,6 +267,54 @@ def test_a_recipe_that_names_its_upstream_needs_none_and_takes_no_other(
     recipe = ("run", "-d", "asv_spoof", "-v", "lfcc-lcnn-lstmsum-p2s", "--data", folder, "--device", "cpu", "--dry-run")
     said = command(*recipe, *more)
     assert said.code == code and words in said.out + said.err, said.out + said.err
+
+
+def test_the_default_is_the_published_training_and_the_demo_s_is_short(command: Callable[..., Answer]) -> None:
+    def settled(*words: str) -> RunConfig:
+        return validate(RunConfig, settings_of(parser().parse_args(["-u", "lfcc", "-d", "asv_spoof", *words]))[0])
+
+    published = validate(
+        RunConfig, {**read_recipe(RECIPES / "nii.yaml"), "upstream": {"name": "lfcc"}, "downstream": "asv_spoof"}
+    )
+    for part in ("optimizer", "scheduler", "runner", "batch"):
+        assert getattr(settled("--data", "LA"), part) == getattr(published, part)
+        assert getattr(settled("-v", "nii"), part) == getattr(published, part)
+    assert settled().runner.epochs < published.runner.epochs
+    assert settled().batch != published.batch == settled("-o", "data.path=LA").batch
+
+
+def test_published_weights_are_scored_as_they_stand(tmp_path: Path, command: Callable[..., Answer]) -> None:
+    """Without training data, by the system of the recipe, and from the run alone once it is there."""
+    folder, file = make_protocols(tmp_path / "corpus", CLIPS), tmp_path / "theirs.pt"
+    name = "lfcc-lcnn-lstmsum-sig"
+    torch.save(published_state(name), file)
+    for split in ("train", "dev"):
+        (folder / f"protocol.{split}.txt").unlink()
+    told = ("-o", f"task.system.weights={file},,task.train=false", "--data", folder, "--device", "cpu", "-p", "run")
+    other = command("run", "-d", "asv_spoof", "-v", "lfb-lcnn-lstmsum-sig", *told)
+    assert other.code == 2 and "trained on the front-end nii_lfcc" in other.err and not Path("run").exists()
+    said = command("run", "-d", "asv_spoof", "-v", name, *told)
+    assert said.code == 0, said.err
+    assert any("not used are" in note for note in result("run")["notes"])
+    system, model = published(name, tmp_path), headwater.load("nii_lfcc")
+    for row in rows("run"):
+        wav = audio.read(folder / "flac" / f"{row['id']}.flac")
+        features = model.extract([wav])
+        with torch.no_grad():
+            score = system.criterion.score(system(features.last_hidden_state, features.lengths)[1])
+        assert row["score"] == pytest.approx(float(score), abs=1e-4)
+    file.unlink()
+    again = command(
+        "run", "-m", "predict", "-e", "run", "--device", "cpu", folder / "flac" / f"{rows('run')[0]['id']}.flac"
+    )
+    assert again.code == 0 and json.loads(again.out.splitlines()[-1])["score"] == pytest.approx(
+        rows("run")[0]["score"], abs=1e-5
+    )
+
+
+def test_weights_are_needed_where_nothing_is_trained(command: Callable[..., Answer]) -> None:
+    said = command("run", "-u", "lfcc", "-d", "asv_spoof", "-o", "task.train=false", "--dry-run")
+    assert said.code == 2 and "system.weights=FILE" in said.err
 
 
 def test_seeds_are_trained_side_by_side(tmp_path: Path, command: Callable[..., Answer]) -> None:

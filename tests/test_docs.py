@@ -22,7 +22,7 @@ from headwater.cli.pretrain import settings_of as pretrain_settings_of
 from headwater.cli.run import main as run_main
 from headwater.cli.run import parser, settings_of
 from headwater.cli.shell import guarded
-from headwater.config import PretrainConfig, RunConfig, validate
+from headwater.config import PretrainConfig, RunConfig, read_recipe, validate
 from headwater.preprocess import commands as preprocess_commands
 from headwater.registry import downstreams, objectives, registries, upstreams
 
@@ -30,7 +30,7 @@ PAGES = [
     "README.md",
     "CONTRIBUTING.md",
     "CHANGELOG.md",
-    *sorted(f"docs/{file.name}" for file in (ROOT / "docs").glob("*.md")),
+    *sorted(str(file.relative_to(ROOT)) for file in (ROOT / "docs").rglob("*.md")),
 ]
 SKETCHES = {"docs/design.md"}  # its code shows signatures, with `...` where a reader's own values stand
 # Appended to training commands: few steps are enough to see that they run. Outputs are compared without their numbers.
@@ -358,12 +358,15 @@ def test_every_key_of_a_result_is_explained(shell: Callable[[str, bool], tuple[i
     "recipe", sorted(file.relative_to(ROOT) for file in (ROOT / "config" / "downstream").rglob("*.yaml")), ids=str
 )
 def test_a_recipe_is_valid_and_documented(recipe: Path) -> None:
-    assert recipe.stem in in_code((ROOT / "README.md").read_text())
+    about = ROOT / "docs" / "tasks" / f"{recipe.parent.name}.md"
+    assert recipe.stem in in_code((about if about.is_file() else ROOT / "README.md").read_text())
     tasks = [card for card in downstreams if card.folder.name == recipe.parent.name]
+    brings = "name" in read_recipe(ROOT / recipe).get("upstream", {})
+    upstream = [] if brings else ["-u", "fbank"]
     fitting = 0
     for card in tasks:
         config = validate(
-            RunConfig, settings_of(parser().parse_args(["-u", "fbank", "-d", card.name, "-v", recipe.stem]))[0]
+            RunConfig, settings_of(parser().parse_args([*upstream, "-d", card.name, "-v", recipe.stem]))[0]
         )
         expert = card.load()
         fitting += set(config.task) <= set(expert.Config.model_fields)
@@ -389,6 +392,6 @@ def test_links_lead_somewhere(page: str) -> None:
 
 def test_the_pages_are_found_from_the_readme() -> None:
     linked = set(
-        re.findall(r"\]\((docs/[\w]+\.md)", (ROOT / "README.md").read_text() + (ROOT / "CONTRIBUTING.md").read_text())
+        re.findall(r"\]\((docs/[\w/]+\.md)", (ROOT / "README.md").read_text() + (ROOT / "CONTRIBUTING.md").read_text())
     )
     assert linked == {page for page in PAGES if page.startswith("docs/")}

@@ -182,6 +182,12 @@ def test_the_last_partial_window_of_an_epoch_is_a_step_and_epochs_make_honest_to
     assert standing.history[-1]["step"] == 6
 
 
+def test_dev_can_be_scored_by_epochs_however_many_steps_they_have(corpus: Path, tmp_path: Path) -> None:
+    standing, _ = trained(corpus, tmp_path, "runner.epochs=5,,runner.eval_epochs=2,,runner.save_step=1000")
+    # 18 utterances are five steps an epoch; the last step is scored in any case.
+    assert [row["step"] for row in standing.history if "dev" in row] == [10, 20, 25]
+
+
 def test_evaluation_leaves_the_random_state_of_training_alone(corpus: Path, tmp_path: Path) -> None:
     ends = []
     for number, often in enumerate((2, 5)):

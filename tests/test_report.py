@@ -127,7 +127,11 @@ def test_several_tests_each_get_a_sentence_and_plots(tmp_path: Path) -> None:
 
 
 def test_trials_are_drawn_as_a_det_curve_and_labels_as_a_confusion_matrix(tmp_path: Path) -> None:
-    assert list(draw(make_run(tmp_path / "a", trial_rows(), [Eer()]))) == ["learning_curve.svg", "det_test.svg"]
+    assert list(draw(make_run(tmp_path / "a", trial_rows(), [Eer()]))) == [
+        "learning_curve.svg",
+        "det_test.svg",
+        "scores_test.svg",
+    ]
     assert list(draw(make_run(tmp_path / "b", classification_rows()))) == ["learning_curve.svg", "confusion_test.svg"]
 
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from headwater.config import Section
@@ -16,33 +17,41 @@ from headwater.data.corpus import Corpus, Utterance
 from headwater.data.keys import BONAFIDE, SHARED, SPOOF
 from headwater.data.protocols import find_asv_scores
 from headwater.data.text import some
-from headwater.errors import DataError, HeadwaterError, nearest
+from headwater.download import file_sha256
+from headwater.errors import DataError, HeadwaterError, UsageError, nearest
 from headwater.metrics import Breakdown, MinTdcf
 from headwater.nn.upstream import UpstreamSpec
+from headwater.registry import upstreams
 from headwater.train.corpora import Measured, load_corpus, measured
 from headwater.train.task import Accumulator, Batch, Item, Specification, Task
 
+from . import nii
 from .asv import FORM_2019, asv_form, read_asv_2019, read_asv_2021, tandem_measures
 from .scoring import KEYS, MEASURES, SUBSET
-from .systems import SystemConfig, build
+from .systems import SystemConfig, build, resolved
 
 RATE = 16000
 ASV_KEY = "trial_metadata.txt"  # beside the ASV scores of 2021, or a folder above
 
 
 class AsvSpoofConfig(Section):
-    """system: the countermeasure. Where it does not say `input`, a linear layer meets the frames of an upstream of several hidden states, and those of a
-    front-end go straight in. conditions: columns of the data that scores carry beside speaker and attack."""
+    """What this task can be told.
+
+    system: the countermeasure. Where it does not say `input`, a linear layer meets the frames of an upstream of several hidden states, and those of a front-end
+    go straight in. train: false scores `system.weights` as they stand. conditions: columns of the data that scores carry beside speaker and attack.
+    """
 
     system: SystemConfig = Field(default_factory=SystemConfig)
+    train: bool = True
     conditions: list[str] = Field(
         default_factory=lambda: ["codec", "transmission", "trim", "source", "vocoder", "gender"]
     )
 
-    def settled(self, upstream: UpstreamSpec) -> SystemConfig:
-        """The system on this upstream."""
-        straight = len(upstream.layer_names) == 1 and "input" not in self.system.model_fields_set
-        return self.system.model_copy(update={"input": "none"}) if straight else self.system
+    @model_validator(mode="after")
+    def _has_what_it_scores(self) -> AsvSpoofConfig:
+        if not self.train and self.system.weights is None:
+            raise ValueError("train: false scores weights as they stand: name them, system.weights=FILE")
+        return self
 
 
 class SpoofAccumulator(Accumulator):
@@ -99,18 +108,23 @@ class AsvSpoof(Task):
 
     Config = AsvSpoofConfig
     config: AsvSpoofConfig
+    restored = False
+
+    @cached_property
+    def system(self) -> SystemConfig:
+        """The countermeasure, with what a file of weights says of it."""
+        return resolved(self.config.system)
 
     @property
     def pooling(self) -> Literal["mean"] | None:  # type: ignore[override]
-        return self.config.system.pooling
+        return self.system.pooling
 
     def corpora(self) -> dict[str, list[Item]]:
         from headwater.data.demo_spoof import demo_spoof_corpus
 
-        trained = hasattr(self, "spec")
         corpus = load_corpus(self.data, demo_spoof_corpus)
         column = self._label_column(corpus)
-        needed = ("test",) if trained else ("train", "dev", "test")
+        needed = ("train", "dev", "test") if self.config.train and not self.restored else ("test",)
         by: Literal["speaker", "utterance"] = "speaker" if len(corpus.speakers()) >= 3 else "utterance"
         data = measured(corpus, self.data, seed=self.seed, rate=RATE, needed=needed, by=by)
         self.notes += [*data.notes, *_shared_speakers(data)]
@@ -120,6 +134,7 @@ class AsvSpoof(Task):
                 for utterance, samples in part
             ]
             for split, part in data.splits.items()
+            if self.config.train or split != "train"
         }
         for split, items in parts.items():
             if split in needed:
@@ -127,7 +142,11 @@ class AsvSpoof(Task):
         tandem = {split: self._tandem(split, parts[split]) for split in ("dev", "test") if parts.get(split)}
         digests = [measure.to_json() for measures in tandem.values() for measure in measures]
         labels = sorted((item.id, item.labels["target"]) for items in parts.values() for item in items)
-        self.description = data.describe(self.data.path, RATE, [labels, digests])
+        # A run is of what the file of weights held, too, not only of its name.
+        start = (
+            [file_sha256(Path(self.config.system.weights))] if self.config.system.weights and not self.restored else []
+        )
+        self.description = data.describe(self.data.path, RATE, [labels, digests, *start])
         self._specify(tandem, parts["test"])
         return parts
 
@@ -195,10 +214,30 @@ class AsvSpoof(Task):
         return tandem_measures(asv, attacks)
 
     def head(self, upstream: UpstreamSpec) -> nn.Module:
-        system = build(self.config.settled(upstream), upstream.out_dim)
+        straight = len(upstream.layer_names) == 1 and "input" not in self.system.model_fields_set
+        settings = self.system.model_copy(update={"input": "none"}) if straight else self.system
+        if self.restored:  # its weights are the run's
+            settings = settings.model_copy(update={"weights": None})
+        else:
+            self._check_upstream(upstream)
+        system = build(settings, upstream.out_dim)
+        if not self.config.train:
+            system.requires_grad_(False)
         # Loss and score are functions of the activation and of settings, so that of one system serves all of a grid.
         self.criterion = system.criterion
         return system
+
+    def _check_upstream(self, upstream: UpstreamSpec) -> None:
+        """What the file of weights was trained on, and what of it is not used."""
+        if self.config.system.weights is None:
+            return
+        found = nii.read(self.config.system.weights)
+        if found.unused:
+            self.notes.append(f"{found.path}: not used are {some(sorted(found.unused), 5)}")
+        if found.upstream is not None and upstreams[found.upstream["name"]].name != upstream.name:
+            raise UsageError(
+                f"{found.path} was trained on the front-end {found.upstream['name']}, and this is {upstream.name}: take -u {found.upstream['name']}"
+            )
 
     def loss(self, output: tuple[Tensor, Tensor], batch: Batch) -> tuple[Tensor, Tensor]:
         losses = self.criterion.loss(output[1].float(), batch.labels["target"])
@@ -213,7 +252,11 @@ class AsvSpoof(Task):
             {"id": item.id, "score": finite(score, item.id)} for item, score in zip(batch.items, scores, strict=True)
         ]
 
+    def state(self) -> dict[str, Any]:
+        return {"system": {**self.system.model_dump(include=self.system.model_fields_set), "weights": None}}
+
     def restore(self, state: Mapping[str, Any]) -> None:
+        self.restored, self.system = True, SystemConfig.model_validate(state["system"])
         self.spec = Specification("utterance", "bona fide or spoof", MEASURES, classes=(SPOOF, BONAFIDE))
 
 

@@ -37,7 +37,7 @@ from headwater.config import (
 )
 from headwater.errors import UsageError, nearest
 from headwater.paths import expert_root
-from headwater.registry import add_plugin, downstreams, upstreams
+from headwater.registry import Card, add_plugin, downstreams, upstreams
 
 EPILOG = """examples:
   python run_downstream.py -u fbank_no_cmvn -d speaker                       the demo: nothing to prepare
@@ -178,12 +178,21 @@ def settings_of(args: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
     if card is None or upstream is None:
         lists = f"tasks: {', '.join(card.name for card in downstreams)}; upstreams: {', '.join(card.name for card in upstreams)}"
         raise UsageError(f"-u UPSTREAM and -d TASK are needed ({lists})")
-    layers: list[dict[str, Any]] = [card.config, base, *recipes]
-    layers.append({"upstream": {"name": upstream}, "downstream": name})
-    layers.append(_flags(args))
     overrides, more = s3prl.translate_config(parse_overrides(args.override))
-    layers.append(overrides)
-    return merge(*layers), notes + more
+    asked = [base, *recipes, {"upstream": {"name": upstream}, "downstream": name}, _flags(args), overrides]
+    return merge(*_defaults(card, demo=_path_in(*asked) is None), *asked), notes + more
+
+
+def _defaults(card: Card, *, demo: bool) -> list[dict[str, Any]]:
+    """What a task's card says of its settings."""
+    recipe = [read_recipe(recipe_path(card.recipe, card.folder.name))] if card.recipe is not None else []
+    return [*recipe, card.config, *([card.demo_config] if demo else [])]
+
+
+def _path_in(*layers: dict[str, Any]) -> str | None:
+    """The data that settings name; None stands for the demo."""
+    data = merge(*layers).get("data")
+    return data.get("path") or data.get("trials") if isinstance(data, dict) else None
 
 
 def _flags(args: argparse.Namespace) -> dict[str, Any]:

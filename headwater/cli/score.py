@@ -157,9 +157,11 @@ def _content(
 
 def _plot(table: Table, file: Path) -> None:
     from headwater.metrics import det_curve
+    from headwater.metrics.bands import det_band
     from headwater.results.files import write_bytes
     from headwater.results.plots import det_plot
 
     scores, targets = table.column("score"), table.column("target")
-    write_bytes(file, det_plot(det_curve(scores[targets == 1], scores[targets == 0]), format=PLOTS[file.suffix]))
+    curve = det_curve(scores[targets == 1], scores[targets == 0])
+    write_bytes(file, det_plot(curve, det_band(table), format=PLOTS[file.suffix]))
     print(f"DET curve  {file}")

@@ -14,8 +14,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from headwater.errors import DataError
+from headwater.metrics.bands import DetBand
 from headwater.metrics.base import Metric
-from headwater.metrics.detection import DetCurve
+from headwater.metrics.detection import DetCurve, det_curve
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -28,6 +29,7 @@ SERIES = (BLUE, VERMILION, GREEN, "#CC79A7", "#E69F00", "#56B4E9", INK)
 MARKED = 20  # classes up to which the cells of a confusion matrix carry their number
 DET_TICKS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8)
 DET_POINTS = 2000
+SCORE_BINS = 60
 
 
 def learning_curve(
@@ -109,8 +111,8 @@ def confusion_plot(counts: ArrayLike, classes: Sequence[str], *, format: ImageFo
     return _bytes(figure, format)
 
 
-def det_plot(curve: DetCurve, *, format: ImageFormat = "svg") -> bytes:
-    """The detection error trade-off on normal-deviate axes, with the point of the equal error rate."""
+def det_plot(curve: DetCurve, band: DetBand | None = None, *, format: ImageFormat = "svg") -> bytes:
+    """The detection error trade-off on normal-deviate axes, with the point of the equal error rate and the band of the curve's resamples."""
     from scipy.special import ndtri  # type: ignore[import-untyped,unused-ignore]
 
     # Rates below half a trial cannot be told from 0, and 0 has no place on these axes.
@@ -126,6 +128,9 @@ def det_plot(curve: DetCurve, *, format: ImageFormat = "svg") -> bytes:
     ends = ndtri(max(lowest, 5e-4)), ndtri(max(0.6, min(0.95, 1.3 * rate)))
     axes.plot(ends, ends, color=GREY, lw=0.9, ls=(0, (4, 3)), zorder=1)
     axes.plot(*deviates[:, kept], color=BLUE, lw=1.9, zorder=2)
+    if band is not None:
+        between = (ndtri(rates) for rates in (band.false_alarm, band.low, band.high))
+        axes.fill_between(*between, color=BLUE, alpha=0.15, lw=0, zorder=1, label="95 % of resamples")
     if rate > 0:
         point = ndtri(np.clip(rate, max(lowest, 5e-4), 0.999))
         axes.plot(point, point, "o", color=VERMILION, ms=7, zorder=3, label=f"EER {100 * rate:.2f} %")
@@ -141,6 +146,27 @@ def det_plot(curve: DetCurve, *, format: ImageFormat = "svg") -> bytes:
     axes.set_aspect("equal")
     _finish(axes, "false alarms: negatives accepted (%)", "misses: positives rejected (%)")
     axes.grid(axis="x", color=LIGHT, lw=0.7)
+    return _bytes(figure, format)
+
+
+def score_plot(positives: ArrayLike, negatives: ArrayLike, *, format: ImageFormat = "svg") -> bytes:
+    """How often each class has which score, with the threshold of the equal error rate."""
+    classes = [np.asarray(scores, dtype=np.float64) for scores in (positives, negatives)]
+    everything = np.concatenate(classes)
+    low, high = np.quantile(everything, [0.001, 0.999])
+    edges = np.linspace(low, high if high > low else low + 1.0, SCORE_BINS + 1)
+    figure = _figure(5.8, 3.4)
+    axes = figure.subplots()
+    for scores, name, color in zip(classes, ("to be accepted", "to be rejected"), (BLUE, VERMILION)):
+        # What lies outside belongs to the outermost bins.
+        shares = np.histogram(np.clip(scores, edges[0], edges[-1]), edges)[0] * (100 / len(scores))
+        axes.stairs(shares, edges, fill=True, color=color, alpha=0.25)
+        axes.stairs(shares, edges, color=color, lw=1.4, label=f"{name} ({len(scores)})")
+    threshold = det_curve(*classes).eer_threshold()
+    if edges[0] <= threshold <= edges[-1]:
+        axes.axvline(threshold, color=GREY, lw=1.0, ls=(0, (4, 3)), label="threshold of the EER")
+    axes.legend(framealpha=1.0, edgecolor="white", fontsize=8.5, labelcolor=INK)
+    _finish(axes, "score", "share of the class (%)")
     return _bytes(figure, format)
 
 
@@ -303,6 +329,26 @@ def signals_plot(signals: Mapping[str, tuple[NDArray[Any], int]], *, format: Ima
         axes.set_title(_short(name, 60), fontsize=9, color=INK, loc="left", pad=3)
         axes.set_ylabel("kHz", color=INK, fontsize=8)
         axes.tick_params(colors=INK, labelsize=8, length=3, width=0.6)
+    panels[-1].set_xlabel("s", color=INK, fontsize=9)
+    return _bytes(figure, format)
+
+
+def tracks_plot(
+    utterances: Mapping[str, Mapping[str, ArrayLike]], *, period: float, format: ImageFormat = "png"
+) -> bytes:
+    """F0 tracks (frames,) in Hz by utterance and by what they are of, one panel an utterance; `period` seconds between values, 0 where unvoiced."""
+    figure = _figure(7.2, 0.5 + 1.7 * len(utterances))
+    panels = figure.subplots(len(utterances), 1, squeeze=False)[:, 0]
+    for axes, (name, tracks) in zip(panels, utterances.items(), strict=True):
+        for number, (what, track) in enumerate(tracks.items()):
+            values = np.asarray(track, dtype=float)
+            seconds = period * np.arange(len(values))
+            axes.plot(
+                seconds, np.where(values > 0, values, np.nan), color=SERIES[number], lw=1.6, alpha=0.8, label=what
+            )
+        axes.set_title(_short(name, 60), fontsize=9, color=INK, loc="left", pad=3)
+        _finish(axes, "", "F0 (Hz)")
+    panels[0].legend(fontsize=8, frameon=False, loc="upper right")
     panels[-1].set_xlabel("s", color=INK, fontsize=9)
     return _bytes(figure, format)
 

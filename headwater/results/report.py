@@ -7,12 +7,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
+from headwater.metrics.bands import det_band
 from headwater.metrics.base import Metric, number
 from headwater.metrics.classification import confusion_matrix
 from headwater.metrics.detection import det_curve
-from headwater.metrics.rows import Row
+from headwater.metrics.rows import Row, Table
 from headwater.metrics.trials import TrialRows
 from headwater.results import grid
 from headwater.results.audio import MOST_BYTES, Clip, playable, read_clips
@@ -61,8 +60,8 @@ def draw(
     """The plots that a run's history and scores give, as SVG by file name, except those that `without` names (in any format).
 
     `learning_curve.svg`; `layer_curve.svg` where layers were compared; for every test split `confusion_SPLIT.svg` where rows have a label and a prediction
-    (up to 60 classes), or `det_SPLIT.svg` where they are trials; `spectrogram_SPLIT_CLIP.png` of what there is to listen to. `rows`: those of splits, where
-    they need not be read again. Raises DataError when this is no finished run.
+    (up to 60 classes), or `det_SPLIT.svg` and `scores_SPLIT.svg` where they are trials; `spectrogram_SPLIT_CLIP.png` of what there is to listen to.
+    `rows`: those of splits, where they need not be read again. Raises DataError when this is no finished run.
     """
     folder = Path(run_folder)
     result = load_result(folder)
@@ -76,7 +75,10 @@ def draw(
             trials = isinstance(scored, TrialRows) or all(
                 "score" in row and row.get("target") in (0, 1) for row in scored
             )
-            images[f"{'det' if trials else 'confusion'}_{split}"] = _det(scored) if trials else _confusion(scored)
+            if trials:
+                images |= {f"{name}_{split}": image for name, image in _detection(scored).items()}
+            else:
+                images[f"confusion_{split}"] = _confusion(scored)
     drawn = {f"{name}.svg": image for name, image in images.items() if image is not None}
     for split, clips in read_clips(folder).items():
         for clip in clips:
@@ -173,16 +175,16 @@ def _confusion(rows: Sequence[Mapping[str, Any]]) -> bytes | None:
     return confusion_plot(confusion_matrix(labels, predictions, classes), classes)
 
 
-def _det(trials: Sequence[Mapping[str, Any]]) -> bytes | None:
-    """None unless both classes occur."""
-    from headwater.results.plots import det_plot
+def _detection(trials: Sequence[Row]) -> dict[str, bytes]:
+    """`det` and `scores`; nothing unless both classes occur."""
+    from headwater.results.plots import det_plot, score_plot
 
-    if isinstance(trials, TrialRows):
-        scores, targets = trials.scores, trials.targets
-    else:
-        scores, targets = (np.array([row[key] for row in trials]) for key in ("score", "target"))
-    positives, negatives = scores[targets == 1], scores[targets == 0]
-    return det_plot(det_curve(positives, negatives)) if len(positives) and len(negatives) else None
+    table = Table(trials)
+    scores, targets = table.column("score"), table.column("target")
+    classes = scores[targets == 1], scores[targets == 0]
+    if not all(map(len, classes)):
+        return {}
+    return {"det": det_plot(det_curve(*classes), det_band(table)), "scores": score_plot(*classes)}
 
 
 def _answering(splits: Iterable[str]) -> list[str]:

@@ -91,6 +91,7 @@ class Trainer:
         self.work, self.config = work, config
         self.world, self.device, self.checkpoint, self.events = world, device, checkpoint, events
         self.total_steps = self._total_steps()
+        self.in_epoch = 0  # windows of the present epoch
         self.several = len(work.parts) > 1
         self.optimizer = build_optimizer(work.parameter_groups(), config.optimizer, fused=self.several)
         self.scheduler = build_scheduler(self.optimizer, config.scheduler, self.total_steps, config.runner.epochs)
@@ -145,18 +146,13 @@ class Trainer:
                 last = state.step == self.total_steps
                 if state.step % runner.log_step == 0 or last:
                     counter.set_postfix(self._log(), refresh=False)
-                if state.step % runner.eval_step == 0 or last:
+                due = last or self._due()
+                if due:
                     self._evaluate()
                 state.seconds = time.monotonic() - started
                 asked = self.world.ranks == 1 or last or state.step % min(STOP_STEPS, runner.log_step) == 0
                 stopping = asked and self.world.any(stop.is_set())
-                if (
-                    state.step % runner.save_step == 0
-                    or state.step % runner.eval_step == 0
-                    or last
-                    or stopping
-                    or state.done
-                ):
+                if state.step % runner.save_step == 0 or due or stopping or state.done:
                     self._save()
                 if stopping:
                     raise Interrupted(
@@ -166,6 +162,13 @@ class Trainer:
         if state.best_step is not None:
             self.work.module.load_state_dict(self.checkpoint.read_best(state.best_step))
         return state
+
+    def _due(self) -> bool:
+        """Whether dev is to be scored after this step."""
+        state, runner = self.standing, self.config.runner
+        if runner.eval_epochs is None:
+            return state.step % runner.eval_step == 0
+        return state.window == self.in_epoch and (state.epoch + 1) % runner.eval_epochs == 0
 
     def _stream(self) -> Iterator[list[tuple[Any, float]]]:
         """Windows of this rank's batches, from the saved position on; the weight is 0 where a rank's share is empty and it only keeps step."""
@@ -179,6 +182,7 @@ class Trainer:
                 ]
                 todo.append(portions)
                 number += len(window)
+            self.in_epoch = len(todo)
             todo = todo[state.window :]
             ready = self.work.ready([portion for portions in todo for portion in portions])
             for portions in todo:
