@@ -100,6 +100,21 @@ def make_asv_scores(file: Path, clips: Iterable[SpoofClip], seed: int = 0) -> Pa
     return file
 
 
+def make_asv_2021(folder: Path, clips: Iterable[SpoofClip]) -> Path:
+    """ASV scores in the form of 2021 with their key beside them: of each clip a target, a nontarget or a spoof of its name."""
+    trials = [
+        (f"T{number}", clip.name, "spoof" if clip.attack != "-" else ("target", "nontarget")[number // 2 % 2], clip)
+        for number, clip in enumerate(clips)
+    ]
+    value = {"target": 4, "nontarget": -4, "spoof": 5}
+    write_lines(folder / "score.txt", (f"{model} {name} {value[kind]}" for model, name, kind, _ in trials))
+    write_lines(
+        folder / "trial_metadata.txt",
+        (f"{model} {name} alaw ita_tx {clip.attack} {kind} notrim eval" for model, name, kind, clip in trials),
+    )
+    return folder / "score.txt"
+
+
 def asv_file(folder: Path, split: str) -> Path:
     """Where the tree of 2019 has its ASV scores."""
     return folder / "ASVspoof2019_LA_asv_scores" / f"ASVspoof2019.LA.asv.{split}.gi.trl.scores.txt"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from spoof_corpora import (
     asv_file,
     make_2019,
     make_2021,
+    make_asv_2021,
     make_asv_scores,
     make_protocols,
     make_table,
@@ -32,6 +34,7 @@ from headwater import audio
 from headwater.cli.run import parser, settings_of
 from headwater.config import DataConfig, RunConfig, read_recipe, validate
 from headwater.data.corpus import Utterance
+from headwater.errors import DataError
 from headwater.metrics import eer
 from headwater.nn.upstream import UpstreamSpec
 from headwater.train.task import Item, make_batch
@@ -111,6 +114,53 @@ def test_a_run_is_evaluated_on_keys_of_2021_and_its_result_parted_by_codec(
     assert len(scored) == 6 * 4 and {row["codec"] for row in scored} == {"alaw"}
     said = command(*LINEAR, "--data", other, "-p", "trained")
     assert said.code == 3 and "has no train split" in said.err
+
+
+def test_asv_scores_go_with_the_corpus_that_they_are_of(tmp_path: Path) -> None:
+    # The corpora of 2019 and 2021 have the same attacks, so these do not tell.
+    scored = [clip for clip in CLIPS if clip.split == "eval"]
+    old, new = make_asv_scores(tmp_path / "old.txt", scored), make_asv_2021(tmp_path / "new", scored)
+    renamed = [replace(clip, name=f"other-{clip.name}") for clip in scored]
+    others = make_asv_2021(tmp_path / "others", renamed)
+
+    def items(transmitted: bool) -> list[Item]:
+        said = {"transmission": "ita_tx"} if transmitted else {}
+        return [
+            Item(
+                Utterance(clip.name, Path("x"), labels={"attack": clip.attack, **said}),
+                1,
+                {"target": int(clip.attack == "-")},
+            )
+            for clip in scored
+        ]
+
+    for file, transmitted, said in (
+        (old, False, None),
+        (new, True, None),
+        (old, True, "are of another corpus"),
+        (new, False, "are of another corpus"),
+        (others, True, "no spoof of the ASV's"),
+    ):
+        task = AsvSpoof(AsvSpoofConfig(), DataConfig(asv_scores=str(file)), seed=0)
+        if said is None:
+            assert [measure.name for measure in task._tandem("test", items(transmitted))] == [
+                "min_tdcf_2019",
+                "min_tdcf_2021",
+            ]
+        else:
+            with pytest.raises(DataError, match=said):
+                task._tandem("test", items(transmitted))
+
+
+def test_scores_say_of_an_utterance_what_is_known_in_the_words_of_keys() -> None:
+    task = AsvSpoof(AsvSpoofConfig(), DataConfig(), seed=0)
+
+    def facts(target: int, **labels: str) -> dict[str, Any]:
+        return task.facts(Item(Utterance("x", Path("x"), speaker="-", labels=labels), 1, {"target": target}))
+
+    assert facts(1, attack="", codec="-", other="y") == {"attack": "-", "codec": "none"}
+    assert facts(0, attack="A01", vocoder="-", codec="") == {"attack": "A01"}
+    assert facts(0, attack="-") == {}
 
 
 def test_predict_writes_the_score_that_evaluation_gives(tmp_path: Path, command: Callable[..., Answer]) -> None:

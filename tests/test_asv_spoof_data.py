@@ -98,6 +98,7 @@ FAULTS: dict[str, tuple[Callable[[Path], None], tuple[str, ...]]] = {
     "a column too few": (edit(f"{LINE}\n", f"{LINE.replace(' - ', ' ', 1)}\n"), (f"{KEY}:1", "4 columns")),
     "a column too many later": (edit(LINE + "\n", f"{LINE}\nLA_0003 LA_D_9 - - bonafide x\n"), (f"{KEY}:2", "6 columns", "has 5")),
     "unknown label": (edit(LINE, LINE.replace("bonafide", "genuine")), (f"{KEY}:1", "'genuine'", "neither bonafide nor spoof")),
+    "a name that leads elsewhere": (edit(LINE, LINE.replace(FIRST.name, f"../{FIRST.name}")), (f"{KEY}:1", f"'../{FIRST.name}'", "no name of an utterance")),
     "an utterance twice": (edit(LINE, f"{LINE}\n{LINE}"), (f"{KEY}:2", FIRST.name, "twice", "line 1")),
     "an utterance in two keys": (edit(LINE, f"{LINE}\nLA_0000 {CLIPS[0].name} - - bonafide"), ("two utterances have the id", CLIPS[0].name, f"{KEY}:2")),
     "empty key": (lambda folder: (folder / KEY).write_text("") and None, (KEY, "is empty")),

@@ -91,6 +91,7 @@ def test_the_result_is_about_the_asked_selection_and_holds_all_arms(raced: Path)
         assert found["mean"] == pytest.approx(float(values.mean())) and found["sd"] == pytest.approx(
             float(values.std())
         )
+        assert found["best"] == float(values.max())
     assert any("at the edge of the grid (0.001 to 0.03)" in note for note in result["notes"])
     json.dumps(result, allow_nan=False)
 

@@ -144,6 +144,23 @@ def test_rows_of_a_run_are_scores_with_labels_speakers_and_attacks(corpus: Corpu
     )
 
 
+def test_what_a_dash_leaves_open_is_no_speaker_and_in_no_group_of_attacks(corpus: Corpus, command: Command) -> None:
+    rows = [
+        {**row, "speaker": "-", "codec": row["codec"].replace("none", "-"), "note": row["score"] + 1}
+        for row in corpus.trials
+    ]
+    rows[-1]["attack"] = "-"
+    form = "id,speaker,label,attack,codec,score\n{id},{speaker},{label},{attack},{codec},{note}"
+    found = measured(command, corpus.write("s", PLAIN), "--key", corpus.write("key", form, rows))
+    assert found["metrics"]["eer"]["clusters"] == 48
+    assert found["metrics"]["eer"]["value"] == pytest.approx(100 * eer(*corpus.scores(), "asvspoof"))
+    sizes = {
+        key: {group: metrics["eer"]["n"] for group, metrics in parts["groups"].items()}
+        for key, parts in found["breakdowns"].items()
+    }
+    assert sizes == {"attack": {"A07": 36, "A08": 35}, "codec": {"alaw": 24, "none": 24}}
+
+
 def test_groups_of_two_keys_are_those_of_the_challenge_table(corpus: Corpus, command: Command) -> None:
     found = measured(
         command, corpus.write("s", PLAIN), "--key", corpus.write("key", LA_KEY), "--by", "attack,codec", "--by", "codec"
@@ -256,6 +273,10 @@ def edited(line: int, text: str | None, form: str = PLAIN) -> Callable[[Corpus, 
         (edited(1, "one"), PROTOCOL, "s:1: 1 column; a line is `ID SCORE`"),
         (edited(1, '{"id": "x", "score": 1}'), None, "s:1: the target is None"),
         (edited(1, '{"id": "x"'), None, "s:1: not valid JSON"),
+        (edited(1, '{"id": "x", "score": 1, "target": [1]}'), None, "s:1: the target is [1]"),
+        (edited(1, '{"id": "x", "score": 1%s, "target": 1.0}' % ("0" * 400)), None, "is no finite number"),
+        (edited(1, '{"id": "x", "score": 1, "target": 1, "attack": ["A07"]}'), None, "s:1: what stands under 'attack'"),
+        (edited(1, r'{"id": "x", "score": 1, "target": 1, "attack": "\ud800"}'), None, "s:1: what stands under 'attack'"),
         (edited(99, None), None, "s does not say which trials are bona fide; name a key"),
         (edited(99, None), edited(3, "LA_0002 LA_E_0001 - - bonafide", PROTOCOL), "key:3: 'LA_E_0001' is there twice, first on line 2"),
         (edited(99, None), edited(3, "LA_0002 LA_E_0002 - - genuine", PROTOCOL), "key:3: the label 'genuine'"),
@@ -263,6 +284,8 @@ def edited(line: int, text: str | None, form: str = PLAIN) -> Callable[[Corpus, 
         (edited(99, None), "{id} {label} x", "key:1: 3 columns; a key has 5 columns"),
         (edited(99, None), "file,label\n{id},{label}", "key:1: there is no column `path` or `id`"),
         (edited(99, None), "path,label\n{id},{label},x", "key:2: 3 columns where the header has 2"),
+        (edited(99, None), 'path,label\n"{id},{label}', "quote fields that hold commas"),
+        (edited(99, None), "path,label\n{id}\r,{label}", "key:2: new-line character"),
         (edited(99, None), PROTOCOL.replace("{label}", "spoof"), "key: none of the 48 trials is bonafide"),
         (edited(99, None), PROTOCOL.replace("{label}", "bonafide"), "key: none of the 48 trials is spoof"),
     ],
@@ -317,6 +340,7 @@ def test_asv_scores_of_another_corpus_are_refused(corpus: Corpus, command: Comma
         (("score", "asv_spoof", "s", "--by", "a,b,c"), 2, "one key, or two"),
         (("score", "asv_spoof", "s", "--by", "gender"), 3, "No row says its gender"),
         (("score", "asv_spoof", "s", "--plot", "det.pdf"), 2, ".svg or .png"),
+        (("score", "asv_spoof", "s", "--seed", "-1"), 2, "--seed -1: a seed is"),
         (("score", "asv_spoof", "s", "--subset", "eval"), 2, "only keys of ASVspoof 2021"),
     ],
 )

@@ -408,6 +408,9 @@ def test_the_result_has_groups_and_the_report_plays_and_draws_clips(command: Com
 
     with pytest.raises(DataError, match="lies elsewhere"):
         render("run")
+    Path("run/audio/test/clips.json").write_text(json.dumps({"clips": []}))
+    with pytest.raises(DataError, match="no index of clips"):
+        render("run")
 
 
 def test_an_oracle_goes_straight_to_scoring_and_refuses_to_predict(command: Command, mixtures: Path) -> None:

@@ -173,3 +173,12 @@ def check_asv_form(asv: Path, form: str, key: str | None) -> None:
         raise DataError(
             f"{asv}:1: ASV scores in the form of {form} are of another corpus than {key or 'scores of ASVspoof 2019'}"
         )
+
+
+def check_asv_trials(asv: AsvScores, spoofs: Set[str], where: str) -> None:
+    """Raises DataError where none of the ASV's spoofs, which have ids, is among those of the countermeasure."""
+    tried = [trial for trial, kind in zip(asv.trials, asv.kinds.tolist(), strict=True) if kind == "spoof"]
+    if not spoofs & {*tried}:
+        raise DataError(
+            f"{asv.file}: no spoof of the ASV's ({some(tried, 2)}) is one of {where}; these are ASV scores of another corpus or part"
+        )

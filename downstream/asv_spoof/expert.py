@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from headwater.config import Section
 from headwater.data.corpus import Corpus, Utterance
-from headwater.data.keys import BONAFIDE, SHARED, SPOOF
+from headwater.data.keys import BONAFIDE, LA_2021, SHARED, SPOOF, known_facts
 from headwater.data.protocols import find_asv_scores
 from headwater.data.text import some
 from headwater.download import file_sha256
@@ -22,11 +22,11 @@ from headwater.errors import DataError, HeadwaterError, UsageError, nearest
 from headwater.metrics import Breakdown, MinTdcf
 from headwater.nn.upstream import UpstreamSpec
 from headwater.registry import upstreams
-from headwater.train.corpora import Measured, load_corpus, measured
+from headwater.train.corpora import load_corpus, measured, shared_speakers
 from headwater.train.task import Accumulator, Batch, Item, Specification, Task
 
 from . import nii
-from .asv import FORM_2019, asv_form, read_asv_2019, read_asv_2021, tandem_measures
+from .asv import FORM_2019, asv_form, check_asv_form, check_asv_trials, read_asv_2019, read_asv_2021, tandem_measures
 from .scoring import KEYS, MEASURES, SUBSET
 from .systems import SystemConfig, build, resolved
 
@@ -37,8 +37,9 @@ ASV_KEY = "trial_metadata.txt"  # beside the ASV scores of 2021, or a folder abo
 class AsvSpoofConfig(Section):
     """What this task can be told.
 
-    system: the countermeasure. Where it does not say `input`, a linear layer meets the frames of an upstream of several hidden states, and those of a front-end
-    go straight in. train: false scores `system.weights` as they stand. conditions: columns of the data that scores carry beside speaker and attack.
+    system: the countermeasure. Where it does not say `input`, a linear layer meets the frames of an upstream, and those of a narrow front-end (no wider
+    than that layer's output) go straight in. train: false scores `system.weights` as they stand. conditions: columns of the data that scores carry beside
+    speaker and attack.
     """
 
     system: SystemConfig = Field(default_factory=SystemConfig)
@@ -69,11 +70,10 @@ class SpoofAccumulator(Accumulator):
     def _settle(self) -> None:
         for batch, scores in self._pending:
             for item, score in zip(batch.items, scores.tolist(), strict=True):
-                labels = item.utterance.labels
-                said = {name: labels[name] for name in ("attack", *self.task.config.conditions) if labels.get(name)}
+                said = self.task.facts(item)
                 self._rows[item.id] = {
                     "id": item.id,
-                    "speaker": item.utterance.speaker,
+                    "speaker": said.pop("speaker", None),
                     "target": int(item.labels["target"]),
                     "score": finite(score, item.id),
                     **said,
@@ -127,7 +127,7 @@ class AsvSpoof(Task):
         needed = ("train", "dev", "test") if self.config.train and not self.restored else ("test",)
         by: Literal["speaker", "utterance"] = "speaker" if len(corpus.speakers()) >= 3 else "utterance"
         data = measured(corpus, self.data, seed=self.seed, rate=RATE, needed=needed, by=by)
-        self.notes += [*data.notes, *_shared_speakers(data)]
+        self.notes += [*data.notes, *shared_speakers(data)]
         parts = {
             split: [
                 Item(utterance, samples, {"target": self._target(utterance, column)}, self.inputs(utterance))
@@ -151,12 +151,21 @@ class AsvSpoof(Task):
         return parts
 
     def inputs(self, utterance: Utterance) -> dict[str, int]:
-        """`window`: which piece of a long utterance is scored by a system of a fixed length, a number drawn by its id."""
-        digest = hashlib.sha256(f"{self.seed} {utterance.id}".encode()).digest()
+        """`window`: which piece of a long utterance is scored by a system of a fixed length, drawn by its file's name, in evaluation and prediction."""
+        digest = hashlib.sha256(f"{self.seed} {utterance.path.stem}".encode()).digest()
         return {"window": int.from_bytes(digest[:4], "little")}
 
+    def facts(self, item: Item) -> dict[str, Any]:
+        """What is known of an utterance: its speaker, its attack, and the conditions that scores carry."""
+        utterance, label = item.utterance, (SPOOF, BONAFIDE)[int(item.labels["target"])]
+        named = {
+            name: utterance.labels[name] for name in ("attack", *self.config.conditions) if name in utterance.labels
+        }
+        return known_facts({"speaker": utterance.speaker, **named}, label)
+
     def _specify(self, tandem: Mapping[str, tuple[MinTdcf, ...]], test: Sequence[Item]) -> None:
-        said = {name: {item.utterance.labels.get(name) for item in test} - {SHARED, None, ""} for name in KEYS}
+        facts = [self.facts(item) for item in test]
+        said = {name: {known.get(name) for known in facts} - {SHARED, None} for name in KEYS}
         self.spec = Specification(
             level="utterance",
             labels="bona fide or spoof",
@@ -200,21 +209,30 @@ class AsvSpoof(Task):
         file = given or found.get(split)
         if file is None:
             return ()
-        spoofs = {item.utterance.labels.get("attack") for item in items if not item.labels["target"]}
-        attacks = {attack for attack in spoofs if attack}
-        if len(attacks) < len(spoofs):
+        spoofs = {item.id: self.facts(item).get("attack") for item in items if not item.labels["target"]}
+        attacks = {attack for attack in spoofs.values() if attack is not None}
+        if None in spoofs.values():
             raise DataError(
                 f"{file}: the ASV scores go by attacks, and not every spoof of {split} says its own (column attack)"
             )
         if given is None and self.data.limit is not None:
             self.notes.append(f"no t-DCF of {split}: with data.limit its attacks may not be those of {file.name}")
             return ()
-        asv = read_asv_2019(file) if asv_form(file) == FORM_2019 else read_asv_2021(file, _asv_key(file), SUBSET)
+        # Attacks alone do not tell the corpora of 2019 and 2021 apart: they have the same ones.
+        transmitted = any("transmission" in item.utterance.labels for item in items)
+        form = asv_form(file)
+        check_asv_form(file, form, LA_2021 if transmitted else None)
+        if form == FORM_2019:
+            asv = read_asv_2019(file)
+        else:
+            asv = read_asv_2021(file, _asv_key(file), SUBSET)
+            check_asv_trials(asv, spoofs.keys(), f"the utterances of {split}")
         self.notes.append(f"the t-DCF of {split} is behind the ASV system of {file}")
         return tandem_measures(asv, attacks)
 
     def head(self, upstream: UpstreamSpec) -> nn.Module:
-        straight = len(upstream.layer_names) == 1 and "input" not in self.system.model_fields_set
+        narrow = len(upstream.layer_names) == 1 and upstream.out_dim <= self.system.input_dim
+        straight = narrow and "input" not in self.system.model_fields_set
         settings = self.system.model_copy(update={"input": "none"}) if straight else self.system
         if self.restored:  # its weights are the run's
             settings = settings.model_copy(update={"weights": None})
@@ -258,19 +276,6 @@ class AsvSpoof(Task):
     def restore(self, state: Mapping[str, Any]) -> None:
         self.restored, self.system = True, SystemConfig.model_validate(state["system"])
         self.spec = Specification("utterance", "bona fide or spoof", MEASURES, classes=(SPOOF, BONAFIDE))
-
-
-def _shared_speakers(data: Measured) -> list[str]:
-    """Speakers that are in two splits: their voices are no new ones."""
-    notes = []
-    speakers = {
-        split: {utterance.speaker for utterance, _ in part if utterance.speaker is not None}
-        for split, part in data.splits.items()
-    }
-    for first, second in (("train", "dev"), ("train", "test"), ("dev", "test")):
-        if shared := sorted(speakers.get(first, set()) & speakers.get(second, set())):
-            notes.append(f"{len(shared)} speakers are in {first} and in {second}: {some(shared, 3)}")
-    return notes
 
 
 def _asv_key(scores: Path) -> Path:

@@ -9,13 +9,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from headwater.data.keys import BONAFIDE, LA_2021, SHARED, SPOOF, Key, columns, read_key, score_of, split_lines
+from headwater.data.keys import BONAFIDE, SHARED, SPOOF, Key, columns, known_facts, read_key, score_of, split_lines
 from headwater.data.text import lines, some
 from headwater.errors import DataError, UsageError
 from headwater.metrics import ActDcf, Cllr, Eer, Measure, MinDcf
 from headwater.metrics.sheet import ScoreSheet
 
-from .asv import FORM_2021, asv_form, check_asv_form, read_asv_2019, read_asv_2021, tandem_measures
+from .asv import FORM_2021, asv_form, check_asv_form, check_asv_trials, read_asv_2019, read_asv_2021, tandem_measures
 
 # ASVspoof 5's prior and costs.
 COSTS = {"p_target": 0.95, "c_miss": 1.0, "c_fa": 10.0}
@@ -102,8 +102,8 @@ def read_scores(file: Path) -> dict[str, Scored]:
     for name, number, score, label, facts in found:
         if label not in (None, BONAFIDE, SPOOF):
             raise DataError(f"{file}:{number}: the label {label!r} is neither {BONAFIDE} nor {SPOOF}")
-        facts = {**facts, "attack": SHARED} if label == BONAFIDE and "attack" in facts else facts
-        value = Scored(number, score_of(score, f"{file}:{number}"), label, facts)
+        known = facts if label is None else known_facts(facts, label)
+        value = Scored(number, score_of(score, f"{file}:{number}"), label, known)
         if (earlier := scores.setdefault(name, value)) is not value:
             raise DataError(f"{file}:{number}: {name!r} is scored twice, first on line {earlier.number}")
     if not scores:
@@ -125,7 +125,13 @@ def _of_run(file: Path) -> Iterator[tuple[str, int, Any, str | None, dict[str, A
                 f"{file}:{number}: the target is {row.get('target')!r}; it is 1 for bona fide speech, 0 for a spoof"
             )
         facts = {name: value for name, value in row.items() if name not in ("id", "score", "target")}
-        yield row["id"], number, row["score"], (SPOOF, BONAFIDE)[row["target"]], facts
+        if strange := [name for name, value in {"id": row["id"], **facts}.items() if not _is_plain(value)]:
+            raise DataError(f"{file}:{number}: what stands under {strange[0]!r} is neither a number nor plain text")
+        yield row["id"], number, row["score"], (SPOOF, BONAFIDE)[int(row["target"])], facts
+
+
+def _is_plain(value: object) -> bool:
+    return value is None or isinstance(value, (int, float)) or (isinstance(value, str) and value.isprintable())
 
 
 def _subset(args: Namespace, key: Key | None) -> str | None:
@@ -173,7 +179,7 @@ def _joined(file: Path, scored: Mapping[str, Scored], key: Key, subset: str | No
 
 
 def _row(name: str, score: Scored, label: str, facts: Mapping[str, Any]) -> dict[str, Any]:
-    return {"id": name, "target": int(label == BONAFIDE), "score": score.score, **facts}
+    return {**facts, "id": name, "target": int(label == BONAFIDE), "score": score.score}
 
 
 def _tandem(args: Namespace, key: Key | None, subset: str | None, rows: list[dict[str, Any]]) -> tuple[Measure, ...]:
@@ -197,10 +203,5 @@ def _tandem(args: Namespace, key: Key | None, subset: str | None, rows: list[dic
     if args.asv_key is None:
         raise UsageError(f"--asv {args.asv}: scores of {form} need the key of their trials, --asv-key FILE")
     asv = read_asv_2021(args.asv, args.asv_key, str(subset))
-    trials = {row["id"] for row in rows}
-    spoofed = [trial for trial, kind in zip(asv.trials, asv.kinds.tolist(), strict=True) if kind == "spoof"]
-    if not trials.intersection(spoofed):
-        raise DataError(
-            f"{args.asv_key}: no spoof of the ASV's ({some(spoofed, 2)}) is a trial of {args.key} ({LA_2021})"
-        )
+    check_asv_trials(asv, {row["id"] for row in spoofs}, str(args.key))
     return tandem_measures(asv, attacks)

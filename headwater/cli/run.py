@@ -116,6 +116,13 @@ def parser() -> argparse.ArgumentParser:
         type=Path,
         help="predict: where to write (.jsonl or .csv; a folder where answers are sound); standard output when not given",
     )
+    how.add_argument(
+        "--stream",
+        choices=("stdin", "microphone"),
+        nargs="?",
+        const="stdin",
+        help="predict: answer sound while it comes in, 16-bit mono PCM from standard input or a microphone (a causal model)",
+    )
     how.add_argument("--no-cache", action="store_true", help="keep no frozen features on disk, and use none")
     budget_flag(how, "all that is kept")
     cache_dtype_flag(how, "the result states")
@@ -287,7 +294,7 @@ def main(arguments: Sequence[str]) -> int:
         return _evaluate(args) if args.mode == "evaluate" else _predict(args)
     if args.files:
         raise UsageError(f"{args.files[0]}: files are for -m predict; data to train on goes behind --data")
-    for flag, value in (("-t", args.evaluate_split), ("--out", args.out)):
+    for flag, value in (("-t", args.evaluate_split), ("--out", args.out), ("--stream", args.stream)):
         if value is not None:
             raise UsageError(f"{flag} belongs to -m evaluate and -m predict; a training run scores dev and test itself")
     settings, more = settings_of(args)
@@ -354,6 +361,8 @@ def _refuse_training_flags(args: argparse.Namespace) -> None:
             raise UsageError(
                 f"{flag} has no meaning with -m {args.mode}: upstream, task and settings are those of the run folder (-e)"
             )
+    if args.mode == "evaluate" and args.stream is not None:
+        raise UsageError("--stream belongs to -m predict")
     if args.mode == "evaluate" and args.files:
         raise UsageError(f"{args.files[0]}: files are for -m predict; a corpus to evaluate on goes behind --data")
 
@@ -459,7 +468,9 @@ def _predict(args: argparse.Namespace) -> int:
         *([Path(args.evaluate_split)] if args.mode == "inference" and args.evaluate_split else []),
         *([Path(args.data)] if args.data else []),
     ]
-    if not files:
+    if args.stream is not None and files:
+        raise UsageError(f"--stream answers what comes in, so {files[0]} has no part in it: leave one of them out")
+    if not files and args.stream is None:
         raise UsageError(
             "-m predict needs audio files or folders: run_downstream.py -m predict -e RUN_FOLDER a.wav FOLDER"
         )
@@ -478,6 +489,12 @@ def _predict(args: argparse.Namespace) -> int:
         say=(lambda line: print(line, file=sys.stderr)) if quiet else say,
         with_data=False,
     )
+    if args.stream is not None:
+        from headwater.cli.stream import stream
+
+        taken = stream(parts, args.stream, args.out)
+        print(f"answers    {taken} samples", file=sys.stderr)
+        return 0
     if parts.task.spec.level == "signal":
         rows = predict(parts, files, args.out)
         say(f"answers    {len(rows)} in {args.out}; answers.jsonl there names the files of each")

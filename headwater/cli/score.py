@@ -36,6 +36,8 @@ def main(arguments: Sequence[str]) -> int:
     args = top.parse_args(list(arguments))
     if args.plot is not None and args.plot.suffix not in PLOTS:
         raise UsageError(f"--plot {args.plot}: the name of a picture ends in {' or '.join(PLOTS)}")
+    if args.seed < 0:
+        raise UsageError(f"--seed {args.seed}: a seed is a whole number, 0 or more")
     breakdowns = [_keys(text) for text in args.by]
 
     from headwater.metrics import Breakdown, break_down, evaluate

@@ -2,30 +2,31 @@
 
 from __future__ import annotations
 
-import csv
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from headwater.data.tables import read_table
 from headwater.data.text import lines
 from headwater.errors import DataError, nearest
 
 BONAFIDE, SPOOF = "bonafide", "spoof"
 SHARED = "-"  # the attack of bona fide speech, and whatever else a key says of attacks only
+OF_ATTACKS = ("attack", "vocoder")  # what says something of spoofs only
 NO_CODEC = "none"  # what ASVspoof 2021 calls it; ASVspoof 5 writes "-"
 
 
 @dataclass(frozen=True)
 class Form:
-    """The columns of a key, from 0. of_attacks: those that say something of spoofs only, and are `SHARED` for bona fide speech."""
+    """The columns of a key, from 0."""
 
     name: str
     trial: int
     label: int
     columns: Mapping[str, int]
     subset: int | None = None
-    of_attacks: tuple[str, ...] = ("attack",)
 
 
 # By the number of columns.
@@ -46,7 +47,6 @@ FORMS = {
         5,
         {"speaker": 0, "codec": 2, "source": 3, "attack": 4, "trim": 6, "vocoder": 8},
         subset=7,
-        of_attacks=("attack", "vocoder"),
     ),
 }
 LA_2021, DF_2021, ASVSPOOF5 = FORMS[8].name, FORMS[13].name, (FORMS[2].name, FORMS[10].name)
@@ -123,43 +123,45 @@ def score_of(word: object, where: str) -> float:
     """A score. Raises DataError where it is no finite number."""
     try:
         value = float(word)  # type: ignore[arg-type]
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         value = math.nan
     if isinstance(word, bool) or not math.isfinite(value):
         raise DataError(f"{where}: the score {word!r} is no finite number")
     return value
 
 
+def known_facts(facts: Mapping[str, Any], label: str) -> dict[str, Any]:
+    """What is known of a trial, in the same words whatever says it: a speaker, or the attack of a spoof, that is empty or `-` is not known.
+
+    Of bona fide speech, what says something of attacks is `SHARED`; no codec is `NO_CODEC`.
+    """
+    unknown = ("speaker", *OF_ATTACKS)
+    known = {name: NO_CODEC if (name, fact) == ("codec", SHARED) else fact for name, fact in facts.items()}
+    known = {name: fact for name, fact in known.items() if fact not in ("", None, *[SHARED] * (name in unknown))}
+    return known | ({name: SHARED for name in OF_ATTACKS if name in facts} if label == BONAFIDE else {})
+
+
 def _columns(file: Path, form: Form, count: int, skip: int = 0) -> Iterator[tuple[str, Trial]]:
     for number, fields in split_lines(file, count, form.name, skip):
         label = _label(fields[form.label], f"{file}:{number}")
-        facts = {name: fields[place] for name, place in form.columns.items()}
-        if facts.get("codec") == SHARED:
-            facts["codec"] = NO_CODEC
-        if label == BONAFIDE:
-            facts.update((name, SHARED) for name in form.of_attacks if name in facts)
+        facts = known_facts({name: fields[place] for name, place in form.columns.items()}, label)
         yield fields[form.trial], Trial(number, label, facts, None if form.subset is None else fields[form.subset])
 
 
 def _csv(file: Path) -> Iterator[tuple[str, Trial]]:
     """A table with a header: `label`, and `id` or `path` (whose stem is the id); all other columns are facts."""
-    table = ((number, next(csv.reader([line]))) for number, line in lines(file))
-    number, header = next(table)
-    names = [name.strip() for name in header]
-    named = next((name for name in ("id", "path") if name in names), None)
+    table = read_table(file)
+    named = next((name for name in ("id", "path") if name in table.header), None)
     if named is None:
-        raise DataError(f"{file}:{number}: there is no column `path` or `id`.{nearest('path', names)}")
-    for number, row in table:
-        if len(row) != len(names):
-            raise DataError(
-                f"{file}:{number}: {columns(len(row))} where the header has {len(names)} ({', '.join(names)})"
-            )
-        cells = {name: cell.strip() for name, cell in zip(names, row, strict=True)}
+        raise DataError(f"{file}:1: there is no column `path` or `id`.{nearest('path', table.header)}")
+    for number, row in table.rows:
+        cells = {name: cell.strip() for name, cell in zip(table.header, row, strict=True)}
         label = _label(cells["label"], f"{file}:{number}")
-        facts = {name: cell for name, cell in cells.items() if name not in ("id", "path", "label") and cell}
-        if label == BONAFIDE and "attack" in names:
-            facts["attack"] = SHARED
-        yield cells[named] if named == "id" else Path(cells[named]).stem, Trial(number, label, facts)
+        facts = {name: cell for name, cell in cells.items() if name not in ("id", "path", "label")}
+        yield (
+            cells[named] if named == "id" else Path(cells[named]).stem,
+            Trial(number, label, known_facts(facts, label)),
+        )
 
 
 def _header(line: str) -> list[str]:

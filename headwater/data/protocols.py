@@ -10,7 +10,7 @@ import re
 from pathlib import Path
 
 from headwater.data.corpus import Corpus, Utterance, check_unique
-from headwater.data.keys import CSV, FORMS, SHARED, Key, read_key
+from headwater.data.keys import CSV, FORMS, Key, read_key
 from headwater.data.text import lines
 from headwater.data.trees import find_audio
 from headwater.errors import DataError
@@ -101,6 +101,10 @@ def read_protocols(path: Path, *, root: Path | str | None = None, name: str | No
             if where.subset is not None and where.subset not in _SUBSETS:
                 left_out += 1
                 continue
+            if "/" in trial:
+                raise DataError(
+                    f"{key.place(trial)}: {trial!r} is no name of an utterance; audio is found by the name of its file alone"
+                )
             if trial in doubles:
                 raise DataError(
                     f"{key.place(trial)}: {trial} has two files, {files[trial]} and {doubles[trial]}; keep one of the two"
@@ -125,12 +129,11 @@ def read_protocols(path: Path, *, root: Path | str | None = None, name: str | No
 def _utterance(key: Key, trial: str, split: str | None, file: Path) -> Utterance:
     about = key.trials[trial]
     facts = {name: word for name, word in about.facts.items() if name != "speaker"}
-    speaker = about.facts.get("speaker")
     return Utterance(
         trial,
         file,
         split=split if about.subset is None else _SUBSETS[about.subset],
-        speaker=None if speaker == SHARED else speaker,
+        speaker=about.facts.get("speaker"),
         labels={"label": about.label, **facts},
     )
 

@@ -71,12 +71,13 @@ def read_clips(run_folder: Path) -> dict[str, list[Clip]]:
                 Clip(str(clip["id"]), file.parent, {str(what): str(name) for what, name in clip["files"].items()})
                 for clip in content["clips"]
             ]
+            split = str(content["split"])
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise DataError(f"{file}: no index of clips ({error!r})") from None
         for name in (name for clip in clips for name in clip.files.values()):
-            if not (file.parent / name).resolve().is_relative_to(file.parent.resolve()):
+            if "\0" in name or not (file.parent / name).resolve().is_relative_to(file.parent.resolve()):
                 raise DataError(f"{file}: {name!r} lies elsewhere; it is not read")
-        found[str(content["split"])] = [clip for clip in clips if clip.files]
+        found[split] = [clip for clip in clips if clip.files]
     return found
 
 

@@ -102,7 +102,7 @@ class Reader:
         try:
             return compose(wavs, utterance.mixture, self.rate)
         except DataError as error:
-            raise DataError(f"{utterance.id}: {error}") from None
+            raise DataError(f"{utterance.mixture.where or utterance.id}: {error}") from None
 
     def both(self, utterance: Utterance) -> tuple[Tensor, Tensor | None]:
         """The waveform, and the parts of a mixture that has some."""
@@ -210,6 +210,21 @@ def measured(
         notes,
         audio_sha256(good),
     )
+
+
+def shared_speakers(data: Measured) -> list[str]:
+    """Notes on speakers that are in two splits: their voices are no new ones."""
+    speakers = {
+        split: {speaker for utterance, _ in part for speaker in utterance.speakers}
+        for split, part in data.splits.items()
+    }
+    pairs = (("train", "dev"), ("train", "test"), ("dev", "test"))
+    both = {(one, two): sorted(speakers.get(one, set()) & speakers.get(two, set())) for one, two in pairs}
+    return [
+        f"{len(shared)} speakers are in {one} and in {two}: {some(shared, 3)}"
+        for (one, two), shared in both.items()
+        if shared
+    ]
 
 
 def spread(utterances: Sequence[Utterance], limit: int | None) -> list[Utterance]:

@@ -230,7 +230,7 @@ class Raced(Outcome):
             runs = [number for number in sorted(scored) if self.arms[number].selection == selection]
             if runs:
                 spread = {
-                    split: {name: _spread([scored[run][split][name].value for run in runs]) for name in group}
+                    split: {name: _spread([scored[run][split][name] for run in runs]) for name in group}
                     for split, group in scored[runs[0]].items()
                 }
                 seeds.append({"selection": selection, "lr": self.arms[runs[0]].lr, "n": len(runs), "metrics": spread})
@@ -343,8 +343,13 @@ def history_of(history: Sequence[dict[str, Any]], number: int, rate: int) -> lis
     return rows
 
 
-def _spread(values: Sequence[float]) -> dict[str, float | None]:
-    return {"mean": statistics.fmean(values), "sd": statistics.stdev(values) if len(values) > 1 else None}
+def _spread(metrics: Sequence[Metric]) -> dict[str, float | None]:
+    values = [metric.value for metric in metrics]
+    return {
+        "mean": statistics.fmean(values),
+        "sd": statistics.stdev(values) if len(values) > 1 else None,
+        "best": max(values) if metrics[0].higher_is_better else min(values),
+    }
 
 
 def _json(metrics: dict[str, dict[str, Metric]]) -> dict[str, Any]:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from headwater.config import DataConfig, Section
+from headwater.errors import UsageError
 from headwater.metrics import Metric, evaluate
 from headwater.metrics.rows import Row, Table
 from headwater.nn.lengths import pad
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from headwater.data.corpus import Utterance
     from headwater.metrics import Measure
     from headwater.metrics.breakdown import Breakdown
+    from headwater.train.stream import Stream
     from headwater.train.windows import Block
 
 IGNORE = -100
@@ -246,6 +248,10 @@ class Task(ABC):
     def join(self, blocks: Iterator[Block], windows: Windows) -> Iterator[Mapping[str, Tensor]]:
         """Answers of consecutive windows of one file -> consecutive stretches of the file's signals, by name; together as long as the file."""
         return overlap_add(blocks, windows)
+
+    def stream(self, head: nn.Module) -> Stream:
+        """What answers a sound while it comes in (`-m predict --stream`), by the trained head. Raises UsageError where all of it is needed."""
+        raise UsageError("this task answers files, not a stream")
 
     def inputs(self, utterance: Utterance) -> Mapping[str, Any]:
         """The `inputs` of an item that follow from the utterance alone; those of files that `-m predict` is given."""
