@@ -149,7 +149,9 @@ class RunnerConfig(Section):
     gradient_accumulate_steps: int = Field(1, ge=1)
     log_step: int = Field(50, ge=1)
     eval_step: int = Field(200, ge=1)
-    eval_epochs: int | None = Field(None, ge=1, description="dev is scored after every so many epochs; replaces eval_step")
+    eval_epochs: int | None = Field(
+        None, ge=1, description="dev is scored after every so many epochs; replaces eval_step"
+    )
     save_step: int = Field(200, ge=1)
     patience: int | None = Field(None, ge=1, description="stop after so many evaluations on dev without a better one")
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"

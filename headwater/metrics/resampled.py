@@ -53,8 +53,9 @@ class Resampled:
         self.points = np.arange(1, size + 1) if isinstance(ends, slice) else ends + 1
         # Blocks end at points of the curve: each holds few trials, or is one group of equal scores.
         near = np.searchsorted(self.points, np.arange(block, size, block))
-        ends_of_blocks = [[0, size], self.points[near], self.points[np.maximum(near - 1, 0)]]
-        self.edges = np.unique(np.concatenate(ends_of_blocks)) if edges is None else edges
+        if edges is None:
+            edges = np.unique(np.concatenate([[0, size], self.points[near], self.points[np.maximum(near - 1, 0)]]))
+        self.edges: Ints = edges
         self._products = [self._product(np.flatnonzero(self.positive)), self._product(np.flatnonzero(~self.positive))]
         self._last: tuple[Ints, _Curves] | None = None
 

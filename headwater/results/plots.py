@@ -151,7 +151,8 @@ def det_plot(curve: DetCurve, band: DetBand | None = None, *, format: ImageForma
 
 def score_plot(positives: ArrayLike, negatives: ArrayLike, *, format: ImageFormat = "svg") -> bytes:
     """How often each class has which score, with the threshold of the equal error rate."""
-    classes = [np.asarray(scores, dtype=np.float64) for scores in (positives, negatives)]
+    accepted, rejected = (np.asarray(scores, dtype=np.float64) for scores in (positives, negatives))
+    classes = (accepted, rejected)
     everything = np.concatenate(classes)
     low, high = np.quantile(everything, [0.001, 0.999])
     edges = np.linspace(low, high if high > low else low + 1.0, SCORE_BINS + 1)
@@ -162,7 +163,7 @@ def score_plot(positives: ArrayLike, negatives: ArrayLike, *, format: ImageForma
         shares = np.histogram(np.clip(scores, edges[0], edges[-1]), edges)[0] * (100 / len(scores))
         axes.stairs(shares, edges, fill=True, color=color, alpha=0.25)
         axes.stairs(shares, edges, color=color, lw=1.4, label=f"{name} ({len(scores)})")
-    threshold = det_curve(*classes).eer_threshold()
+    threshold = det_curve(accepted, rejected).eer_threshold()
     if edges[0] <= threshold <= edges[-1]:
         axes.axvline(threshold, color=GREY, lw=1.0, ls=(0, (4, 3)), label="threshold of the EER")
     axes.legend(framealpha=1.0, edgecolor="white", fontsize=8.5, labelcolor=INK)
