@@ -608,7 +608,7 @@ def test_real_lists_are_read_with_the_counts_of_their_notes(name, speakers, shar
 
 
 @needs_shared
-@pytest.mark.parametrize("name", ["librispeech_mix2", "librispeech_speakers"])
+@pytest.mark.parametrize("name", ["librispeech_speakers"])
 def test_real_lists_of_another_kind_are_refused_by_their_columns(name):
     with pytest.raises(DataError, match=r"no column `path`"):
         read_corpus(SHARED / "lists" / f"{name}.csv")

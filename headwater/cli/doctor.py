@@ -29,6 +29,9 @@ REQUIRED = (
 )
 OPTIONAL = {
     "espeakng_loader": "the demo corpus: pip install 'headwater[demo]'",
+    "pystoi": "STOI of separated speech: pip install 'headwater[separation]'",
+    "pesq": "PESQ of separated speech: pip install 'headwater[separation]'",
+    "sounddevice": "a microphone for --stream: pip install 'headwater[stream]'",
     "kaldi_native_fbank": "bench/fbank.py: pip install 'headwater[bench]'",
 }
 

@@ -62,7 +62,8 @@ def measure(
             usable.append(utterance)
             lengths.append(found)
         else:
-            skipped.append((utterance.id, str(utterance.path), found))
+            where = utterance.mixture.where if utterance.mixture is not None else None
+            skipped.append((utterance.id, str(utterance.path), found if where is None else f"{where}: {found}"))
     if skip_bad and decode:
         usable, lengths = _decodable(usable, lengths, skipped, sample_rate, resample, channel)
     if skipped and (not skip_bad or not usable):

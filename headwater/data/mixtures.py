@@ -20,6 +20,8 @@ class Part:
     """One sound of a mixture: a file, or the part of it from `start` to `end` (seconds).
 
     It is played `speed` times as fast (pitch and all), brought to `level` (the RMS of all of it, in dB of full scale) where one is given, then times `gain`.
+    Of what is played then, its first `skip` samples at the task's rate are left out. `noise` is no source: the mixture is as long as its sources are, and noise
+    that is shorter begins anew.
     """
 
     path: Path
@@ -29,10 +31,13 @@ class Part:
     level: float | None = None
     speed: float = 1.0
     speaker: str | None = None
+    skip: int = 0
+    noise: bool = False
 
     def described(self, name: str) -> list[Any]:
         """All that decides how it sounds, `name` standing for the file."""
-        return [name, self.gain, self.start, self.end, self.level, self.speed]
+        rest = [{"skip": self.skip}] * (self.skip > 0) + [{"noise": True}] * self.noise
+        return [name, self.gain, self.start, self.end, self.level, self.speed, *rest]
 
 
 @dataclass(frozen=True)
@@ -41,6 +46,7 @@ class Mixture:
 
     first, last: the piece of it that is meant, in samples at the task's rate; all of it when not given.
     stored: the utterance's own file is the mix, and the parts, if any, are what it was made of (with noise or without), each exactly as long.
+    where: FILE:LINE of the list that says it, for errors.
     """
 
     parts: tuple[Part, ...]
@@ -48,6 +54,7 @@ class Mixture:
     first: int = 0
     last: int | None = None
     stored: bool = False
+    where: str | None = None
 
     @property
     def whole(self) -> bool:
@@ -67,7 +74,8 @@ class Mixture:
         played = [_played(size, part) for size, part in zip(sizes, self.parts, strict=True)]
         if self.stored and len({*played}) > 1:
             raise DataError(f"its sources are of unequal length: {', '.join(map(str, played))} samples")
-        return self.piece(max(played) if self.length == "longest" else min(played))
+        sources = [size for size, part in zip(played, self.parts, strict=True) if not part.noise]
+        return self.piece(max(sources) if self.length == "longest" else min(sources))
 
     def piece(self, whole: int) -> int:
         """The length of its piece where all of it has so many samples. Raises DataError for a piece outside it."""
@@ -85,7 +93,10 @@ def compose(wavs: Sequence[Tensor], mixture: Mixture, rate: int) -> Tensor:
     size = mixture.samples([len(wav) for wav in wavs])
     made = wavs[0].new_zeros(len(wavs), size)
     for row, wav, part in zip(made, wavs, mixture.parts, strict=True):
-        piece = _sounding(wav, part, rate)[mixture.first : mixture.first + size]
+        sound = _sounding(wav, part, rate)
+        if part.noise:
+            sound = sound.repeat(-(-(mixture.first + size) // len(sound)))
+        piece = sound[mixture.first : mixture.first + size]
         row[: len(piece)] = piece
     return made
 
@@ -114,7 +125,11 @@ def pieces(samples: int, size: int, shortest: int = 1) -> list[tuple[int, int]]:
 
 
 def _played(size: int, part: Part) -> int:
-    """Samples of a part once its speed is changed: soxr rounds the resampled length, halves upwards."""
+    """Samples of a part once its speed is changed, without those that are left out: soxr rounds the resampled length, halves upwards."""
+    return _fast(size, part) - part.skip
+
+
+def _fast(size: int, part: Part) -> int:
     return size if part.speed == 1.0 else int(size / part.speed + 0.5)
 
 
@@ -126,7 +141,7 @@ def _sounding(wav: Tensor, part: Part, rate: int) -> Tensor:
         import soxr
 
         played = soxr.resample(wav.numpy(), rate * part.speed, rate, quality="VHQ")
-        fitted = np.zeros(_played(len(wav), part), dtype=np.float32)
+        fitted = np.zeros(_fast(len(wav), part), dtype=np.float32)
         fitted[: len(played)] = played[: len(fitted)]
         wav = torch.from_numpy(fitted)
     factor = part.gain
@@ -134,4 +149,5 @@ def _sounding(wav: Tensor, part: Part, rate: int) -> Tensor:
         # numpy adds in an order of its own whatever the threads; silence stays silence.
         power = float(np.mean(np.square(wav.numpy(), dtype=np.float64)))
         factor *= 10 ** (part.level / 20) / power**0.5 if power > 0 else 1.0
+    wav = wav[part.skip :]
     return wav * factor if factor != 1.0 else wav

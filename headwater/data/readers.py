@@ -9,6 +9,13 @@ from pathlib import Path
 
 from headwater.data.corpus import Corpus
 from headwater.data.features import ABOUT, read_features_folder
+from headwater.data.mixture_lists import (
+    is_mixture_list,
+    is_mixture_tree,
+    metadata_in,
+    read_mixture_list,
+    read_mixture_tree,
+)
 from headwater.data.protocols import find_keys, is_key, read_protocols
 from headwater.data.tables import read_csv, read_kaldi
 from headwater.data.text import lines, some
@@ -16,11 +23,11 @@ from headwater.data.trees import LAYOUTS, read_tree
 from headwater.errors import DataError, UsageError, nearest
 
 READERS = (
-    *("auto", "csv", "protocol", "librispeech", "voxceleb"),
+    *("auto", "csv", "protocol", "mixtures", "librispeech", "voxceleb"),
     *("kaldi", "features", "ljspeech", "vctk", "arctic", "folder", "files"),
 )
 _LIST_SEED = 1337  # S3PRL's, so that its dev split is ours
-_FOLDER_READERS = READERS[3:]
+_FOLDER_READERS = READERS[4:]
 
 
 def read_corpus(
@@ -39,8 +46,8 @@ def read_corpus(
 
     Parameters
     ----------
-    path: a CSV or TSV file, a key of ASVspoof, or a folder: LibriSpeech or VoxCeleb tree, Kaldi data directory, one with
-        keys of ASVspoof, precomputed features, or a folder for each speaker.
+    path: a CSV or TSV file, a list of mixtures, a key of ASVspoof, or a folder: LibriSpeech or VoxCeleb tree, Kaldi data
+        directory, one with keys of ASVspoof, mixtures and their sources, precomputed features, or a folder for each speaker.
     root: where the relative paths of a CSV file or of `wav.scp` start; by default the list's folder, or the nearest of
         its parents that holds the first file. Of keys of ASVspoof, the folder that is searched for audio.
     reader: one of `READERS`; `auto` finds out. `files` takes any audio files, without speakers.
@@ -96,6 +103,8 @@ def _read(path: Path, root: Path | str | None, reader: str, split_file: Path | s
             )
         if reader == "protocol" or (reader == "auto" and is_key(path)):
             return read_protocols(path, root=root, name=name)
+        if reader == "mixtures" or (reader == "auto" and is_mixture_list(path)):
+            return read_mixture_list(path, root=root, name=name)
         return read_csv(path, root=root, name=name)
     if reader == "csv":
         raise UsageError(f"data.reader=csv reads a file, and {path} is a folder")
@@ -103,10 +112,14 @@ def _read(path: Path, root: Path | str | None, reader: str, split_file: Path | s
         return read_kaldi(path, root=root, name=name)
     if reader == "protocol" or (reader == "auto" and find_keys(path)):
         return read_protocols(path, root=root, name=name)
+    if reader in ("auto", "mixtures") and metadata_in(path):
+        return read_mixture_list(path, root=root, name=name)
     if root is not None:
         raise UsageError(
             f"data.root says where the paths of a list start, and {path} is a folder of audio; leave it out"
         )
+    if reader == "mixtures" or (reader == "auto" and is_mixture_tree(path)):
+        return read_mixture_tree(path, name)
     if reader == "features" or (reader == "auto" and (path / ABOUT).is_file()):
         return read_features_folder(path, name)
     return read_tree(path, reader=reader, split_file=split_file, name=name)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import math
+from dataclasses import dataclass
 from pathlib import Path
 
 from headwater.data.corpus import SPLITS, Corpus, Utterance, check_unique, split_name
@@ -14,20 +15,24 @@ from headwater.errors import DataError, nearest
 _COLUMNS = ("path", "id", "split", "speaker", "start", "end")
 
 
-def read_csv(path: Path, *, root: Path | str | None = None, name: str | None = None) -> Corpus:
-    """A table with a header line: a column `path`, and `id`, `split`, `speaker`, `start`, `end` (seconds) if there are
-    such; all others become labels.
+@dataclass(frozen=True)
+class Table:
+    """What a CSV or TSV file with a header line holds: its columns, and its rows, each as many cells, with the lines they end on."""
 
-    Columns are parted by tabs when the header holds one, by commas otherwise. The id is the stem of the file, with the
-    times in milliseconds when the row is a part of it, unless there is a column `id`.
+    header: list[str]
+    rows: list[tuple[int, list[str]]]
+    tabs: bool
+
+
+def read_table(path: Path) -> Table:
+    """Columns are parted by tabs when the header holds one, by commas otherwise; blank lines are passed over.
 
     Raises
     ------
     DataError: file and line of what is wrong.
     """
     text = read_text(path)
-    header_line = text.partition("\n")[0]
-    tabs = "\t" in header_line
+    tabs = "\t" in text.partition("\n")[0]
     # In tab-separated files of speech corpora a quotation mark is text.
     table = csv.reader(
         io.StringIO(text, newline=""),
@@ -51,6 +56,33 @@ def read_csv(path: Path, *, root: Path | str | None = None, name: str | None = N
         raise DataError(f"{path}:{table.line_num}: {error}; quote fields that hold commas or quotation marks") from None
     if not rows:
         raise DataError(f"{path} has a header and no rows")
+    return Table(header, rows, tabs)
+
+
+def _check_header(path: Path, header: list[str]) -> None:
+    if not header:
+        raise DataError(f"{path} is empty; a corpus list has a header line such as path,speaker,split")
+    for column in header:
+        if header.count(column) > 1:
+            raise DataError(f"{path}:1: two columns are called {column!r}")
+
+
+def read_csv(path: Path, *, root: Path | str | None = None, name: str | None = None) -> Corpus:
+    """A table with a header line: a column `path`, and `id`, `split`, `speaker`, `start`, `end` (seconds) if there are
+    such; all others become labels.
+
+    Columns are parted by tabs when the header holds one, by commas otherwise. The id is the stem of the file, with the
+    times in milliseconds when the row is a part of it, unless there is a column `id`.
+
+    Raises
+    ------
+    DataError: file and line of what is wrong.
+    """
+    table = read_table(path)
+    header, rows = table.header, table.rows
+    if "path" not in header:
+        hint = nearest("path", header)
+        raise DataError(f"{path}:1: there is no column `path`; the columns are {', '.join(header)}.{hint}")
     place = header.index("path")
     for number, row in rows:
         if not row[place].strip():
@@ -71,22 +103,11 @@ def read_csv(path: Path, *, root: Path | str | None = None, name: str | None = N
     further = [column for column in header if column not in _COLUMNS]
     notes = [
         (
-            f"read as {'TSV' if tabs else 'CSV'} ({', '.join(used)}{'; labels: ' + ', '.join(further) if further else ''}); paths are relative to {base}"
+            f"read as {'TSV' if table.tabs else 'CSV'} ({', '.join(used)}{'; labels: ' + ', '.join(further) if further else ''}); paths are relative to {base}"
         )
     ]
     notes.extend(f"the split {word!r} is taken as {split_name(word)}" for word in sorted(renamed))
     return Corpus(name or path.stem, "csv", base, tuple(utterances), tuple(notes))
-
-
-def _check_header(path: Path, header: list[str]) -> None:
-    if not header:
-        raise DataError(f"{path} is empty; a corpus list has a header line such as path,speaker,split")
-    for column in header:
-        if header.count(column) > 1:
-            raise DataError(f"{path}:1: two columns are called {column!r}")
-    if "path" not in header:
-        hint = nearest("path", header)
-        raise DataError(f"{path}:1: there is no column `path`; the columns are {', '.join(header)}.{hint}")
 
 
 def _utterance(where: str, cells: dict[str, str], base: Path) -> Utterance:

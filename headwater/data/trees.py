@@ -28,6 +28,7 @@ LAYOUTS = """known layouts:
   cmu_us_SPEAKER_arctic/wav/arctic_[ab]NNNN.wav (CMU ARCTIC)
   a folder with wav.scp (Kaldi)
   ASVspoof2019.LA.cm.*.txt, CM/trial_metadata.txt, ASVspoof5.*.tsv or protocol.train|dev|eval.txt, and audio (ASVspoof)
+  mixture,source1,source2 or path1,path2,gain1,gain2 (CSV), libri2mix_*.csv, {tr,cv,tt}/{mix,s1,s2}/*.wav (mixtures)
   a folder with features.json and .npy files (precomputed features)
   SPEAKER/*.wav, or train/SPEAKER/*.wav, dev/..., test/...
   any audio files, without speakers: -o data.reader=files"""

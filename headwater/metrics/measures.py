@@ -62,7 +62,11 @@ class Ratio(Declared):
 
 @dataclass(frozen=True)
 class Mean(Declared):
-    """The mean over rows of a column that is already in `unit`."""
+    """The mean over rows of a column that is already in `unit`.
+
+    optional: a row may say null, where the quantity is not defined (the F0 error of a whisper). Such rows are left out, counted in the note, and have no part
+    in `n`.
+    """
 
     kind: ClassVar[str] = "mean"
     name: str
@@ -70,15 +74,34 @@ class Mean(Declared):
     unit: str
     higher_is_better: bool
     chance: float | None = None
+    optional: bool = False
+
+    def to_json(self) -> dict[str, Any]:
+        """As of every measure; what is the rule is not said, so that results from before `optional` are of the same measure."""
+        content = super().to_json()
+        return content if self.optional else {key: value for key, value in content.items() if key != "optional"}
 
     def value(self, table: Table) -> float:
-        """In `unit`."""
-        return math.fsum(table.column(self.column)) / len(table)
+        """In `unit`. Raises DataError when no row has a value."""
+        values = self._values(table)
+        defined = values[~np.isnan(values)]
+        if not len(defined):
+            raise DataError(f"{self.name} is defined in none of {len(table)} rows.")
+        return math.fsum(defined) / len(defined)
 
     def statistic(self, table: Table) -> Statistic:
         """The value of every resample."""
-        total, count = table.summed(self.column), table.summed(None)
+        values = self._values(table)
+        defined = ~np.isnan(values)
+        total, count = table.sums(np.where(defined, values, 0.0)), table.sums(defined.astype(np.float64))
         return lambda drawn: quotient(total(drawn), count(drawn))
+
+    def defined(self, table: Table) -> NDArray[np.bool_]:
+        """Which rows have a value, (N,)."""
+        return ~np.isnan(self._values(table))
+
+    def _values(self, table: Table) -> Floats:
+        return table.column(self.column, optional=self.optional)
 
     def bounds(self, table: Table) -> Bounds:
         """None: a mean has no bounds that its unit would tell."""
@@ -136,6 +159,12 @@ def paired_difference(measure: Measure, rows_a: Iterable[Row], rows_b: Iterable[
     """
     a, b = Table(rows_a), Table(rows_b)
     same_data(a, b)
+    if isinstance(measure, Mean) and measure.optional:
+        # A pair is two values of one row.
+        both = np.flatnonzero(measure.defined(a) & measure.defined(b))
+        if not len(both):
+            raise DataError(f"{measure.name}: no row has a value in both results, so there is nothing to compare.")
+        a, b = a.select(both), b.select(both)
     value = measure.value(a) - measure.value(b)
     of_a, of_b = measure.statistic(a), measure.statistic(b)
     values = resample(lambda drawn: of_a(drawn) - of_b(drawn), a.clusters, _held([measure], a), seed)
@@ -156,8 +185,14 @@ def _held(measures: Iterable[Measure], table: Table) -> int:
 
 
 def _metric(measure: Measure, table: Table, value: float, values: Floats) -> Metric:
-    found = interval(values, value, table.clusters, measure.bounds(table))
+    found, note, n = interval(values, value, table.clusters, measure.bounds(table)), "", len(table)
+    clusters = table.clusters
+    if isinstance(measure, Mean) and measure.optional:
+        there = np.flatnonzero(measure.defined(table))
+        if missing := n - len(there):
+            n, clusters = len(there), table.select(there).clusters
+            note = f"not defined in {missing} of {len(table)} rows, which are left out"
     return Metric(
-        value, measure.unit, measure.higher_is_better, len(table), found.ci95, measure.chance, table.clusters,
-        found.note, measure.to_json(),
+        value, measure.unit, measure.higher_is_better, n, found.ci95, measure.chance, clusters,
+        "; ".join(filter(None, (note, found.note))) or None, measure.to_json(),
     )  # fmt: skip

@@ -57,11 +57,17 @@ class Table:
     def __len__(self) -> int:
         return len(self.rows)
 
-    def column(self, name: str) -> NDArray[np.float64]:
-        """The numbers (N,) float64 under `name`. Raises DataError naming the first row where it is no finite number."""
+    def column(self, name: str, *, optional: bool = False) -> NDArray[np.float64]:
+        """The numbers (N,) float64 under `name`; NaN for null where the column is `optional`.
+
+        Raises DataError naming the first row where it is no finite number.
+        """
         held = self.rows.column(name) if isinstance(self.rows, TrialRows) else None
         if held is not None:
             return held
+        if optional:
+            values = (math.nan if name in row and row[name] is None else _number(row, name) for row in self.rows)
+            return np.fromiter(values, dtype=np.float64, count=len(self))
         return np.fromiter((_number(row, name) for row in self.rows), dtype=np.float64, count=len(self))
 
     @cached_property

@@ -44,13 +44,20 @@ def separate_long(
 ) -> Iterator[Tensor]:
     """Of a mixture in blocks (n,) of any sizes: the sources in blocks (C, m), exactly as many samples as there were.
 
-    A mixture that fits into one window is separated as a whole; the last window ends where the sound ends. Windows are added under a fade, and divided by the
-    sum of their fades, so that any hop gives the same level. Of a mixture without samples nothing comes.
+    A mixture that fits into one window is separated as a whole; the last window ends where the sound ends. See `join` for how windows become one.
+    """
+    return join((first, rule(separate(piece[None]), piece[None])[0]) for first, piece in _cut(blocks, windows))
+
+
+def join(windows: Iterable[tuple[int, Tensor]]) -> Iterator[Tensor]:
+    """Separated windows, each with the sample that it begins at, and its sources (C, W) -> the sources in consecutive stretches (C, m).
+
+    Sources take the order in which they fit those of the window before. Windows are added under a fade, and divided by the sum of their fades, so that any hop
+    gives the same level. Of no windows nothing comes.
     """
     tail: _Tail | None = None
-    for first, piece in _cut(blocks, windows):
-        sources = rule(separate(piece[None]), piece[None])[0]
-        fade = _fade(len(piece), sources)
+    for first, sources in windows:
+        fade = _fade(sources.shape[1], sources)
         if tail is None:
             tail = _Tail(first, sources, torch.arange(len(sources)), sources * fade, fade)
             continue
@@ -58,7 +65,7 @@ def separate_long(
         order = _order(tail, sources, final)
         sources = sources[order.to(sources.device)]
         yield tail.summed[:, :final] / tail.weight[:final]
-        grown = len(piece) - (tail.summed.shape[1] - final)
+        grown = sources.shape[1] - (tail.summed.shape[1] - final)
         tail = _Tail(
             first,
             sources,

@@ -1,0 +1,111 @@
+"""Separation of real speech: oracles, Conv-TasNet with mixtures drawn anew, and SUPERB's head on features and pretrained models, on unseen speakers.
+
+    python bench/separating.py ../shared/data --out /tmp/separating [--systems psm stft_mag] [--steps 4000] [--seeds 1] [--only-table]
+
+The list is `lists/librispeech_mix2.csv`: speakers of its train, dev and test are others. Intervals are over both speakers of a mixture. Runs that are finished
+are not run again, so several of these may share the work: `--part 0/2`, `--part 1/2`. `--steps 20` tries everything out; such numbers say nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from headwater.cli.run import main as run
+from headwater.cli.shell import guarded
+from headwater.metrics import Mean, Metric, evaluate, paired_difference
+from headwater.metrics.rows import Row, Table
+from headwater.results.table import load_result, read_scores
+
+LIST = "lists/librispeech_mix2.csv"
+MODELS = ("tera.demo", "mockingjay.demo", "audio_albert.demo")
+ORACLES = ("ibm", "irm", "wfm", "psm")
+SI_SDRI = Mean("si_sdri", "si_sdri", "dB", higher_is_better=True, chance=0.0)
+# Of SUPERB's head: its second version's sizes, which 60 mixtures and two cores can train; pieces that are drawn anew.
+HEAD = "task.superb.hidden=256,,task.superb.layers=2,,task.superb.dropout=0.3,,task.segments=random,,task.segment_seconds=3,,optimizer.lr=1e-3"
+
+
+def systems(models: Iterable[str]) -> dict[str, list[str]]:
+    """Name -> what stands on the command line."""
+    found = {oracle: ["-d", "separation_oracle", "-v", oracle] for oracle in ORACLES}
+    found["convtasnet"] = ["-u", "waveform", "-d", "separation_convtasnet"]
+    for upstream in ("stft_mag", "fbank", *models):
+        found[upstream] = ["-u", upstream, "-d", "separation", "-o", HEAD]
+        # Training mixtures as a dimension of its own: the list's, or others each epoch.
+        found[f"{upstream} drawn"] = [*found[upstream], "-o", "task.dynamic=true"]
+    return found
+
+
+def place(out: Path, system: str, seed: int) -> Path:
+    return out / system.replace(" ", "-") / str(seed)
+
+
+def scored(out: Path, system: str, seeds: Iterable[int]) -> list[dict[str, Any]] | None:
+    """Rows of test, SI-SDRi the mean over seeds; None where a run is missing."""
+    folders = [place(out, system, seed) for seed in seeds]
+    if not all((folder / "result.json").is_file() for folder in folders):
+        return None
+    runs: list[dict[str, Row]] = [{row["id"]: row for row in read_scores(folder, "test")} for folder in folders]
+    return [{**row, "si_sdri": sum(one[name]["si_sdri"] for one in runs) / len(runs)} for name, row in runs[0].items()]
+
+
+def cell(metric: Metric) -> str:
+    low, high = metric.ci95 if metric.ci95 is not None else (float("nan"), float("nan"))
+    return f"{metric.value:.2f} [{low:.2f}, {high:.2f}]"
+
+
+def report(out: Path, names: Iterable[str], seeds: list[int]) -> None:
+    """SI-SDRi of each system, its spread over seeds and its course on dev; and what is gained over the first feature."""
+    held = {name: rows for name in names if (rows := scored(out, name, seeds)) is not None}
+    width = max(map(len, held), default=0)
+    print(f"SI-SDRi in dB on unseen speakers, mean over {len(seeds)} seed(s), 95 % interval over speakers")
+    for name, rows in held.items():
+        each = [SI_SDRI.value(Table(scored(out, name, [seed]) or [])) for seed in seeds]
+        spread = f"   seeds {min(each):.2f} to {max(each):.2f}" if len(seeds) > 1 else ""
+        print(f"  {name:<{width}}  {cell(evaluate([SI_SDRI], rows)['si_sdri'])}{spread}")
+    for name, rows in held.items():
+        if name not in ("stft_mag", *ORACLES) and "stft_mag" in held:
+            print(f"  {name} - stft_mag: {cell(paired_difference(SI_SDRI, rows, held['stft_mag']))}")
+    print("\nSI-SDRi on dev by step")
+    for name in held:
+        history = [entry for entry in load_result(place(out, name, seeds[0]))["history"] if "dev" in entry]
+        if history:
+            print(f"  {name:<{width}}  {'  '.join(map(point, history))}")
+
+
+def point(entry: dict[str, Any]) -> str:
+    return f"{entry['step']}: {entry['dev']['si_sdri']:.2f}"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--models", nargs="*", default=list(MODELS))
+    parser.add_argument("--systems", nargs="*", help="only these")
+    parser.add_argument("--steps", type=int, default=4000)
+    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--part", default="0/1", metavar="I/N")
+    parser.add_argument("--only-table", action="store_true")
+    args = parser.parse_args()
+    rows = {name: line for name, line in systems(args.models).items() if not args.systems or name in args.systems}
+    seeds, every = list(range(1337, 1337 + args.seeds)), max(1, args.steps // 10)
+    steps = f"runner.total_steps={args.steps},,runner.eval_step={every},,runner.save_step={every},,batch.size=8"
+    part, parts = map(int, args.part.split("/"))
+    for number, (system, line) in enumerate(rows.items()):
+        if args.only_table or number % parts != part:
+            continue
+        for seed in seeds:
+            path = place(args.out, system, seed)
+            words = [*line, "--data", str(args.data / LIST), "--seed", str(seed), "-p", str(path), "-o", steps]
+            if not (path / "result.json").is_file() and guarded(run, words):
+                return 1
+    report(args.out, list(rows), seeds)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,147 @@
+"""How well sources were separated: a row a mixture, and a few to listen to."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from headwater.audio.write import Signal
+from headwater.metrics import Mean, Measure, Metric, Ratio, evaluate
+from headwater.metrics.breakdown import Breakdown
+from headwater.separation.bss import sdr_improvement
+from headwater.separation.losses import assign, gram, si_snr
+from headwater.separation.quality import pesq, stoi
+from headwater.separation.rescale import RULES
+from headwater.train.clips import Clips
+from headwater.train.task import Accumulator, Batch, Item
+
+from .settings import SeparationConfig
+from .systems import System, alone
+
+SI_SDRI = Mean("si_sdri", "si_sdri", "dB", higher_is_better=True, chance=0.0)
+SI_SDR = Mean("si_sdr", "si_sdr", "dB", higher_is_better=True)
+SDRI = Mean("sdri", "sdri", "dB", higher_is_better=True)
+COUNTED = Ratio("counted", "right", "asked")
+STOI = Mean("stoi", "stoi", "", higher_is_better=True, optional=True)
+PESQ = Mean("pesq", "pesq", "", higher_is_better=True, optional=True)
+SNR_STEP = 2.0  # dB: width of the groups by input SNR
+BREAKDOWNS = (Breakdown("snr_from"), Breakdown("genders"))
+PACKAGES = {"stoi": "pystoi", "pesq": "pesq"}
+
+
+def quality_measures(config: SeparationConfig) -> tuple[Measure, ...]:
+    """Those of STOI and PESQ whose package is installed, and that are defined at this rate."""
+    asked = {"stoi": STOI, "pesq": PESQ} if config.quality else {}
+    defined = {"stoi": True, "pesq": config.rate in (8000, 16000)}
+    return tuple(measure for name, measure in asked.items() if defined[name] and find_spec(PACKAGES[name]))
+
+
+def missing_packages(config: SeparationConfig) -> list[str]:
+    """Packages without which a test has fewer measures."""
+    return [package for package in PACKAGES.values() if config.quality and not find_spec(package)]
+
+
+class Scores(Accumulator):
+    """Of mixtures by id. In tests SDRi, STOI and PESQ, too, and clips."""
+
+    def __init__(self, config: SeparationConfig, system: System, measures: Sequence[Measure], *, test: bool) -> None:
+        super().__init__(measures)
+        self.config, self.system, self.test = config, system, test
+        self._rows: dict[str, dict[str, Any]] = {}
+        self._clips = Clips()
+
+    def add(self, output: Any, batch: Batch) -> None:
+        mixtures, sources = alone(batch.inputs["mixture"], batch), alone(batch.labels["sources"], batch)
+        counts = batch.labels["count"].tolist()
+        for item, wav, given, made, count in zip(
+            batch.items, mixtures, sources, self.system.estimates(output, batch), counts, strict=True
+        ):
+            # A speaker that was not found is as well separated as the mixture.
+            padded = torch.cat([made, wav.expand(max(0, count - len(made)), -1)])
+            self._score(item, wav, given[:count], padded, len(made))
+
+    def _score(self, item: Item, wav: Tensor, sources: Tensor, estimates: Tensor, found: int) -> None:
+        pairs = si_snr(gram(estimates[None], sources[None]))[0]
+        order = best_order(pairs)
+        own, before = pairs[order, range(len(sources))], si_snr(gram(wav[None, None], sources[None]))[0, 0]
+        ordered = estimates[order]
+        row: dict[str, Any] = {"id": item.id, **described(item, sources)}
+        row |= {"si_sdr": float(own.mean()), "si_sdri": float((own - before).mean())}
+        if self.config.sources is None and self.config.system != "oracle":
+            row |= {"found": found, "right": int(found == len(sources)), "asked": 1}
+        if self.test:
+            improved = sdr_improvement(ordered[None], sources[None], wav[None]).value[0].mean()
+            # A silent estimate has no SDR; what SI-SDR says of it stands in its place.
+            row["sdri"] = float(improved) if bool(improved.isfinite()) else row["si_sdri"]
+            row |= self._quality(ordered, sources)
+            if self._clips.wants(item.id):
+                self._clips.add(item.id, self._heard(wav, ordered, sources))
+        self._rows[item.id] = row
+
+    def _quality(self, estimates: Tensor, sources: Tensor) -> dict[str, float | None]:
+        """Means over sources; null where one of them has none."""
+        rate, found = self.config.rate, dict[str, float | None]()
+        pairs = [(s.cpu().double().numpy(), e.cpu().double().numpy()) for s, e in zip(sources, estimates, strict=True)]
+        for measure in (one for one in self.measures if one in (STOI, PESQ)):
+            if measure is STOI:
+                scores = [stoi(s, e, rate) for s, e in pairs]
+            else:
+                scores = [pesq(s, e, rate, "wb" if rate == 16000 else "nb") for s, e in pairs]
+            values = [score.value for score in scores if score.value is not None]
+            found[measure.name] = math.fsum(values) / len(values) if len(values) == len(scores) else None
+        return found
+
+    def _heard(self, wav: Tensor, estimates: Tensor, sources: Tensor) -> dict[str, Signal]:
+        played = {"mixture": wav}
+        scaled = RULES[self.config.rescale](estimates, wav)
+        for number, (estimate, source) in enumerate(zip(scaled, sources, strict=True), start=1):
+            played |= {f"estimate {number}": estimate, f"reference {number}": source}
+        return {name: Signal(one, self.config.rate) for name, one in played.items()}
+
+    def state(self) -> Any:
+        return self._rows, self._clips.state()
+
+    def merge(self, state: Any) -> None:
+        self._rows.update(state[0])
+        self._clips.merge(state[1])
+
+    def rows(self) -> list[dict[str, Any]]:
+        return [self._rows[name] for name in sorted(self._rows)]
+
+    def result(self, seed: int = 0) -> dict[str, Metric]:
+        rows = self.rows()
+        optional = (STOI, PESQ)
+        defined = [
+            one for one in self.measures if one not in optional or any(row[one.name] is not None for row in rows)
+        ]
+        return evaluate(defined, rows, seed=seed)
+
+    def audio(self) -> Mapping[str, Mapping[str, Signal]]:
+        return self._clips.held
+
+
+def best_order(pairs: Tensor) -> Tensor:
+    """Of (M, C) dB, M >= C: which estimate is whose, (C,); the M - C that fit nobody are left out."""
+    extra = pairs.new_zeros(len(pairs), len(pairs) - pairs.shape[1])
+    return assign(torch.cat([-pairs, extra], 1)[None])[0, : pairs.shape[1]]
+
+
+def described(item: Item, sources: Tensor) -> dict[str, Any]:
+    """What is known of a mixture: who speaks, and how far the first lies above the others, in dB."""
+    mixture = item.utterance.mixture
+    assert mixture is not None
+    speakers = [part.speaker for part in mixture.parts if not part.noise]
+    first, others = float(sources[0].double().square().sum()), float(sources[1:].sum(0).double().square().sum())
+    snr = 10 * math.log10(first / others) if others > 0 else 0.0
+    genders = "".join(sorted(item.utterance.labels.get("genders", "")))
+    return {
+        **{f"speaker{number}": name for number, name in enumerate(speakers, start=1) if name is not None},
+        **({"genders": genders} if genders else {}),
+        "snr": snr,
+        "snr_from": SNR_STEP * (abs(snr) // SNR_STEP),
+    }

@@ -1,0 +1,119 @@
+"""`-m predict --stream`: sound in from standard input or a microphone, answers out while it comes."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO
+
+from headwater.errors import DataError, UsageError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from headwater.train.parts import Prepared
+
+SOURCES = ("stdin", "microphone")
+FULL_SCALE = 32768  # of 16 bits
+BLOCK_SECONDS = 0.1
+Sink = Callable[["np.ndarray"], None]  # signals (C, n) float32
+
+
+def stream(parts: Prepared, source: str, out: Path | None) -> int:
+    """Answer a stream at the task's rate. Without `out`, a folder, signals go to standard output: 32-bit float PCM, interleaved, which cannot clip.
+
+    Returns the number of samples that came in, which is that of each answer. Raises `UsageError` where the task needs a sound as a whole, `DataError` where
+    none comes in, or the last sample is cut off.
+    """
+    import torch
+
+    answer, rate = parts.task.stream(parts.probe.head), parts.task.spec.sample_rate
+    print(f"stream     {source}, {rate} Hz; answers are {1000 * answer.latency / rate:g} ms late", file=sys.stderr)
+    for note in parts.task.notes:
+        print(f"note       {note}", file=sys.stderr)
+    size, taken = max(1, round(BLOCK_SECONDS * rate)), 0
+    heard = microphone(rate, size) if source == "microphone" else pcm(sys.stdin.buffer, size)
+    with ExitStack() as stack:
+        sink = to_files(out, rate, stack) if out is not None else to_pipe(sys.stdout.buffer)
+        for block in heard:
+            taken += len(block)
+            sink(answer.push(torch.from_numpy(block).to(parts.device)).cpu().numpy())
+        if not taken:
+            raise DataError(f"{source}: no samples came in; 16-bit mono PCM at {rate} Hz is needed")
+        sink(answer.finish().cpu().numpy())
+    return taken
+
+
+def pcm(source: BinaryIO, size: int) -> Iterator[np.ndarray]:
+    """Blocks of at most `size` samples (n,) float32 of 16-bit little-endian mono PCM, as soon as they are there."""
+    import numpy as np
+
+    held = b""
+    # A pipe gives what it has: waiting for whole blocks would make answers late.
+    read = getattr(source, "read1", source.read)
+    while chunk := read(2 * size):
+        held += chunk
+        whole = len(held) // 2 * 2
+        if whole:
+            yield np.frombuffer(held[:whole], "<i2").astype(np.float32) / FULL_SCALE
+        held = held[whole:]
+    if held:
+        raise DataError("standard input ends in the middle of a sample: 16-bit PCM has an even number of bytes")
+
+
+def microphone(rate: int, size: int) -> Iterator[np.ndarray]:
+    """Blocks (size,) float32 from the default input, until Ctrl-C."""
+    from importlib import import_module
+    from queue import Queue
+
+    try:
+        sounddevice = import_module("sounddevice")
+    except (ImportError, OSError) as error:
+        raise UsageError(
+            f"a microphone needs the package sounddevice and PortAudio: pip install 'headwater[stream]' ({error})"
+        ) from None
+    waiting: Queue[np.ndarray] = Queue()
+    # The callback only hands over: what takes longer loses samples.
+    try:
+        with sounddevice.InputStream(
+            samplerate=rate,
+            channels=1,
+            blocksize=size,
+            dtype="float32",
+            callback=lambda block, frames, time, status: waiting.put(block[:, 0].copy()),
+        ):
+            while True:
+                yield waiting.get()
+    except KeyboardInterrupt:
+        return
+    except sounddevice.PortAudioError as error:
+        raise UsageError(f"no sound from the microphone: {error}") from None
+
+
+def to_pipe(target: BinaryIO) -> Sink:
+    """Interleaved 32-bit float PCM."""
+
+    def write(signals: np.ndarray) -> None:
+        target.write(signals.T.astype("<f4").tobytes())
+        target.flush()
+
+    return write
+
+
+def to_files(folder: Path, rate: int, stack: ExitStack) -> Sink:
+    """`source1.wav`, `source2.wav`, ...: they grow as answers come, and get their names when the stream ends."""
+    from headwater.audio.write import WavWriter
+
+    if folder.exists() and not folder.is_dir():
+        raise UsageError(f"--out {folder}: is a file; answers to a stream go into a folder")
+    writers: list[WavWriter] = []
+
+    def write(signals: np.ndarray) -> None:
+        while len(writers) < len(signals):
+            writers.append(stack.enter_context(WavWriter(folder / f"source{len(writers) + 1}.wav", rate)))
+        for writer, signal in zip(writers, signals, strict=True):
+            writer.write(signal)
+
+    return write
