@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from headwater.audio.frontends.melspec import NiiMel, nii_bank
 from headwater.errors import DataError, UsageError
-from headwater.vocoder.melspec import NiiMel, nii_bank
 from headwater.vocoder.pairing import paired
 from headwater.vocoder.raw import read_f0, read_mel, write_f0, write_mel
 

@@ -1,7 +1,7 @@
 """Vocoders and what is needed around them: mel and F0 front-ends, copy-synthesis, losses and distances of signals. No data, no task.
 
     world, f0                            WORLD through pyworld (an extra); F0
-    melspec, raw, pairing                NII's mel features and raw float files; frames and samples made to go together
+    raw, pairing                         NII's raw float files; frames and samples made to go together
     mel, spectra                         log mel magnitudes, short-time spectra: what losses and distances share
     nsf                                  the neural source-filter family: draws, source, condition, filters; nsf_loss, nsf_weights
     fourier, timing, objective           the probe: from frames of any stride through an inverse STFT to samples; its losses

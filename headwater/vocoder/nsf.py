@@ -125,7 +125,7 @@ class SourceFilter(nn.Module):
         """Waveforms of a batch.
 
         Args:
-            mel: (B, T, num_mels), not normalised (`headwater.vocoder.melspec.NiiMel`).
+            mel: (B, T, num_mels), not normalised (`headwater.audio.frontends.melspec.NiiMel`).
             f0: (B, T) in Hz, 0 where unvoiced and beyond each length.
             lengths: (B,) frames.
 

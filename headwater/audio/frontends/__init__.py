@@ -5,7 +5,7 @@
     {kaldi: {feat_type: fbank, fbank: {num_mel_bins: 80}}, delta: {order: 2}, cmvn: {use_cmvn: true}}    Kaldi
     {input: {feat_type: mel, log: true, cmvn: true}, n_mels: 80, win_ms: 25, hop_ms: 10}    centred STFT features
     {spectrogram: {n_fft: 512, hop_length: 320, log: true}}                                 STFT magnitude
-    {nii: {feat_type: lfcc}}                                                                NII's LFCC, LFB, power
+    {nii: {feat_type: lfcc}}                                                                NII's LFCC, LFB, power, mel
     {waveform: {}}                                                                          the samples themselves
 """
 

@@ -1,4 +1,4 @@
-"""The front-ends of NII's spoofing countermeasures (project-NN-Pytorch-scripts; Wang & Yamagishi, arXiv 2103.11326).
+"""The front-ends of NII's spoofing countermeasures (project-NN-Pytorch-scripts; Wang & Yamagishi, arXiv 2103.11326); and the settings of all of NII's.
 
 Pre-emphasis over the whole signal (its first sample kept), then frames of `frame_length` samples under a periodic
 Hamming window in the middle of an FFT of `n_fft`, around each multiple of `frame_shift`, zeros beyond the ends. No
@@ -8,7 +8,7 @@ normalisation.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from pydantic import Field
@@ -17,6 +17,7 @@ from torch import Tensor
 from headwater.audio.frontends import banks
 from headwater.audio.frontends.base import Framed, power
 from headwater.audio.frontends.dynamics import STATIC, Dynamics
+from headwater.audio.frontends.melspec import NSF_FFT, NiiMel
 from headwater.audio.frontends.settings import Settings, choice, parse, require
 
 _EPS = torch.finfo(torch.float32).eps
@@ -44,6 +45,17 @@ class LfccSettings(PowerSettings):
     n_filters: int = Field(default=20, gt=0)
     energy: bool = True
     delta: bool = True
+
+
+class MelSettings(Settings):
+    """Of NII's vocoders; see `NiiMel`."""
+
+    feat_type: str
+    frame_length: int = Field(default=400, gt=1)
+    frame_shift: int = Field(default=80, gt=0)
+    n_fft: int = Field(default=NSF_FFT, ge=2)
+    n_mels: int = Field(default=80, ge=2)
+    version: Literal[1, 2] = 2
 
 
 class Power(Framed):
@@ -122,11 +134,25 @@ class _Raw(Settings):
     sample_rate: int = Field(default=16000, gt=0)
 
 
-def build_nii(config: Mapping[str, Any]) -> Power:
-    """`{nii: {feat_type, frame_length, frame_shift, n_fft, max_freq, n_filters, energy, delta}, sample_rate}`."""
+def build_nii(config: Mapping[str, Any]) -> Framed:
+    """`{nii: {feat_type, frame_length, frame_shift, n_fft, max_freq, n_filters, energy, delta}, sample_rate}`; of `mel` with n_mels and version."""
     outer = parse(_Raw, config)
-    kinds: dict[str, type[PowerSettings]] = {"lfcc": LfccSettings, "lfb": LfbSettings, "power": PowerSettings}
+    kinds: dict[str, type[PowerSettings] | type[MelSettings]] = {
+        "lfcc": LfccSettings,
+        "lfb": LfbSettings,
+        "power": PowerSettings,
+        "mel": MelSettings,
+    }
     settings = parse(kinds[choice(outer.nii.get("feat_type"), kinds, "nii.feat_type")], outer.nii, "nii")
+    if isinstance(settings, MelSettings):
+        return NiiMel(
+            n_fft=settings.n_fft,
+            version=settings.version,
+            sample_rate=outer.sample_rate,
+            window=settings.frame_length,
+            hop=settings.frame_shift,
+            num_mels=settings.n_mels,
+        )
     require(
         settings.frame_length <= settings.n_fft,
         f"nii.frame_length is {settings.frame_length}, longer than nii.n_fft ({settings.n_fft}).",

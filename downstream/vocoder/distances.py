@@ -1,0 +1,136 @@
+"""Distances of single utterances that take long: through WORLD, PESQ, STOI. Of a large test they are computed by several processes."""
+
+from __future__ import annotations
+
+import math
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from importlib.util import find_spec
+from typing import Any
+
+import numpy as np
+import torch
+
+from headwater.separation.quality import INSTALL as QUALITY
+from headwater.separation.quality import pesq, stoi
+from headwater.vocoder.distances import world_distances
+from headwater.vocoder.world import INSTALL as WORLD
+
+RATE = 16000
+Samples = np.ndarray[Any, np.dtype[np.float32]]
+Distances = dict[str, float | None]
+# Below so much sound, new processes would take longer to start than the work takes here.
+_ALONE_SECONDS = 60.0
+
+# Package -> columns that need it, and how it is installed.
+PACKAGES: dict[str, tuple[tuple[str, ...], str]] = {
+    "pyworld": (("mcd", "mcd_dtw", "f0_rmse", "f0_correlation", "vuv_error"), WORLD),
+    "pesq": (("pesq_wb",), QUALITY),
+    "pystoi": (("stoi", "estoi"), QUALITY),
+}
+
+
+def there(package: str) -> bool:
+    """Whether an optional package is installed."""
+    return find_spec(package) is not None
+
+
+def distances(original: Samples, copy: Samples) -> Distances:
+    """By column, None where a distance is not defined. Columns of missing packages are left out."""
+    found: dict[str, Callable[[], Distances]] = {
+        "pyworld": lambda: _through_world(original, copy),
+        "pesq": lambda: {"pesq_wb": pesq(original, copy, RATE, "wb").value},
+        "pystoi": lambda: {
+            "stoi": stoi(original, copy, RATE).value,
+            "estoi": stoi(original, copy, RATE, extended=True).value,
+        },
+    }
+    return {column: value for package in PACKAGES if there(package) for column, value in found[package]().items()}
+
+
+def defined(value: float) -> float | None:
+    """NaN, which stands for what is not defined, as null."""
+    return None if math.isnan(value) else value
+
+
+def _through_world(original: Samples, copy: Samples) -> Distances:
+    found = world_distances(torch.from_numpy(original), torch.from_numpy(copy), RATE)
+    return {
+        "mcd": defined(found.mcd),
+        "mcd_dtw": defined(found.mcd_dtw),
+        "f0_rmse": defined(found.f0.rmse_cents),
+        "f0_correlation": defined(found.f0.correlation),
+        "vuv_error": defined(100 * found.f0.vuv_error),
+    }
+
+
+class Crew:
+    """Distances of many utterances: here, or by as many processes as there are processors once there is much to do.
+
+    Values do not depend on who computed them.
+    """
+
+    def __init__(self) -> None:
+        self._waiting: dict[str, tuple[Samples, Samples]] = {}
+        self._futures: dict[str, Future[Distances]] = {}
+        self._pool: ProcessPoolExecutor | None = None
+        self._seconds = 0.0
+
+    def add(self, name: str, original: Samples, copy: Samples) -> None:
+        """Take in an utterance: two waveforms (samples,) float32."""
+        self._waiting[name] = original, copy
+        self._seconds += len(original) / RATE
+        workers = _processors()
+        if self._seconds > _ALONE_SECONDS and workers > 1:
+            if self._pool is None:
+                # New interpreters, as a fork of one that runs threads may hang.
+                context = multiprocessing.get_context("spawn")
+                self._pool = ProcessPoolExecutor(workers, context, _begin)
+            for each in self._waiting.keys() - self._futures.keys():
+                self._futures[each] = self._pool.submit(distances, *self._waiting[each])
+
+    def take(self) -> dict[str, Distances]:
+        """All distances since the last time, by name."""
+        waiting, futures, pool = self._waiting, self._futures, self._pool
+        self._waiting, self._futures, self._pool, self._seconds = {}, {}, None, 0.0
+        try:
+            return {name: _result(futures.get(name), *pair) for name, pair in waiting.items()}
+        finally:
+            if pool is not None:
+                pool.shutdown(cancel_futures=True)
+
+
+def _result(future: Future[Distances] | None, original: Samples, copy: Samples) -> Distances:
+    if future is not None:
+        try:
+            return future.result()
+        except BrokenProcessPool:
+            # A worker was killed, or cannot be started from where this program came (a pipe).
+            pass
+    return distances(original, copy)
+
+
+def _processors() -> int:
+    """Those that this process may use, shared with the others of its run."""
+    known = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, known // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+
+
+def _begin() -> None:
+    """The first thing that happens in a worker's process."""
+    torch.set_num_threads(1)
+    # Ctrl-C reaches all processes of a terminal: the first one says what is to be said.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if (parent := multiprocessing.parent_process()) is not None:
+        threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+
+
+def _end_with(parent: Any) -> None:
+    """Whoever waits for work of a process that was killed waits for ever."""
+    parent.join()
+    os._exit(1)
