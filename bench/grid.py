@@ -21,8 +21,9 @@ from typing import Any
 import torch
 
 from headwater.cli.shell import keep_memory
-from headwater.config import RunConfig, merge, validate
+from headwater.config import RunConfig
 from headwater.registry import downstreams
+from headwater.settings import merge, validate
 from headwater.speed.machine import limits
 from headwater.train.runner import run
 

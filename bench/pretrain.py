@@ -39,12 +39,13 @@ from torch.utils.data import DataLoader
 from headwater.audio.frontends import normalise_level
 from headwater.cli.pretrain import parser as pretrain_parser
 from headwater.cli.pretrain import settings_of
-from headwater.config import PretrainConfig, validate
+from headwater.config import PretrainConfig
 from headwater.data.batching import plan_epoch
 from headwater.data.corpus import Utterance
 from headwater.mam.masking import NOISE_STD, REPLACED, ZEROED, Masking
 from headwater.mam.objective import MaskedReconstruction
 from headwater.registry import objectives
+from headwater.settings import validate
 from headwater.speed.machine import limits, matmul_peak
 from headwater.train.distributed import World
 from headwater.train.loop import autocast

@@ -66,8 +66,9 @@ class Ran:
 def config_of(
     args: argparse.Namespace, task: str, epochs: int, store: dict[str, Any], grid: dict[str, Any]
 ) -> RunConfig:
-    from headwater.config import RunConfig, merge, parse_overrides, validate
+    from headwater.config import RunConfig
     from headwater.registry import downstreams
+    from headwater.settings import merge, parse_overrides, validate
 
     data: dict[str, Any] = {"limit": args.limit}
     if args.data is not None:

@@ -10,11 +10,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from headwater.config import merge, read_yaml
 from headwater.download import fetch, file_sha256, is_address, weights_at
 from headwater.errors import DataError, UsageError, place_of
 from headwater.nn.upstream import ForeignUpstream, Upstream, refuse_ckpt
 from headwater.registry import Card, upstreams
+from headwater.settings import merge, read_yaml
 from headwater.weights import read_header
 
 CKPT = "ckpt:"  # before a path: the upstream that this weight file names

@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from headwater.config import merge
 from headwater.mam.model import MaskedAcousticModel
 from headwater.mam.settings import Settings, build_head, build_transformer, input_dim_of
+from headwater.settings import merge
 
 SMALL: dict[str, Any] = {
     "transformer": {"hidden_size": 24, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 40},

@@ -13,7 +13,7 @@ from headwater.downstream.asv_spoof import nii
 from headwater.downstream.asv_spoof.systems import System, SystemConfig, build
 from torch import Tensor
 
-from headwater.config import read_recipe, validate
+from headwater.settings import read_recipe, validate
 from tests.conftest import ROOT
 
 DATA = Path(__file__).parent / "data" / "nii_spoof"

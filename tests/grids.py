@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from headwater.config import RunConfig, merge, parse_overrides, validate
+from headwater.config import RunConfig
+from headwater.settings import merge, parse_overrides, validate
 from headwater.train.arms import Arm
 from headwater.train.checkpoint import Checkpoint
 from headwater.train.loop import Trainer

@@ -31,12 +31,13 @@ from spoof_corpora import (
 
 import headwater
 from headwater import audio
-from headwater.cli.run import parser, settings_of
-from headwater.config import DataConfig, RunConfig, read_recipe, validate
+from headwater.cli.run_settings import parser, settings_of
+from headwater.config import DataConfig, RunConfig
 from headwater.data.corpus import Utterance
 from headwater.errors import DataError
 from headwater.metrics import eer
 from headwater.nn.upstream import UpstreamSpec
+from headwater.settings import read_recipe, validate
 from headwater.train.task import Item, make_batch
 
 RECIPES = ROOT / "config" / "downstream" / "asv_spoof"
@@ -110,6 +111,8 @@ def test_a_run_is_evaluated_on_keys_of_2021_and_its_result_parted_by_codec(
     other = make_2021(tmp_path / "2021", CLIPS)
     said = command("run", "-m", "evaluate", "-e", "run", "--data", other, "--out", "scores.jsonl", "--device", "cpu")
     assert said.code == 0, said.err
+    printed = said.out.partition("by attack")[2]
+    assert all(attack in printed for attack in {clip.attack for clip in CLIPS if clip.split == "eval"} - {"-"})
     scored = [json.loads(line) for line in Path("scores.jsonl").read_text().splitlines()]
     assert len(scored) == 6 * 4 and {row["codec"] for row in scored} == {"alaw"}
     said = command(*LINEAR, "--data", other, "-p", "trained")

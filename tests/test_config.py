@@ -5,8 +5,10 @@ from __future__ import annotations
 import pytest
 
 from headwater.cli.s3prl import translate_2020, translate_config
-from headwater.config import RunConfig, flatten, merge, numbers, parse_overrides, read_yaml, validate
+from headwater.config import RunConfig
 from headwater.errors import UsageError
+from headwater.identity import numbers
+from headwater.settings import flatten, merge, parse_overrides, read_yaml, validate
 
 LEAST = {"upstream": {"name": "fbank"}, "downstream": "speaker"}
 

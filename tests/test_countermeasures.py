@@ -15,10 +15,11 @@ from headwater.downstream.asv_spoof.systems import INPUTS, System, SystemConfig,
 from headwater.downstream.asv_spoof.trunks import TRUNKS
 from torch import Tensor, nn
 
-from headwater.config import RunConfig, SchedulerConfig, TrainingConfig, merge, read_recipe, validate
+from headwater.config import RunConfig, SchedulerConfig, TrainingConfig
 from headwater.errors import DataError, UsageError
 from headwater.nn.blstm import Blstm
 from headwater.nn.maps import MapBatchNorm, as_map
+from headwater.settings import merge, read_recipe, validate
 from headwater.train.optim import build_optimizer, build_scheduler
 from tests.countermeasures import (
     KEYS,

@@ -20,11 +20,12 @@ from headwater.cli.pretrain import main as pretrain_main
 from headwater.cli.pretrain import parser as pretrain_parser
 from headwater.cli.pretrain import settings_of as pretrain_settings_of
 from headwater.cli.run import main as run_main
-from headwater.cli.run import parser, settings_of
+from headwater.cli.run_settings import parser, settings_of
 from headwater.cli.shell import guarded
-from headwater.config import PretrainConfig, RunConfig, read_recipe, validate
+from headwater.config import PretrainConfig, RunConfig
 from headwater.preprocess import commands as preprocess_commands
 from headwater.registry import downstreams, objectives, registries, upstreams
+from headwater.settings import read_recipe, validate
 
 PAGES = [
     "README.md",

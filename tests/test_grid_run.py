@@ -15,13 +15,15 @@ from grids import SMALL, grid_config, prepared
 from test_resume import Died
 
 from headwater.cli.run import main as run_downstream
-from headwater.cli.run import parser, settings_of
+from headwater.cli.run_settings import parser, settings_of
 from headwater.cli.shell import guarded
-from headwater.config import RunConfig, numbers, validate
+from headwater.config import RunConfig
+from headwater.identity import numbers
 from headwater.metrics import Metric
 from headwater.results.report import render
 from headwater.results.run import RunFolder
 from headwater.results.table import entries, table
+from headwater.settings import validate
 from headwater.train import runner
 from headwater.train.checkpoint import Checkpoint
 from headwater.train.grid import Raced

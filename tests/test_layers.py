@@ -13,7 +13,7 @@ from conftest import ROOT
 # Each may import what stands before it, and its own layer.
 LAYERS = [
     {"errors", "paths", "progress"},
-    {"audio", "nn", "metrics", "config"},
+    {"audio", "nn", "metrics", "settings", "config", "identity"},
     {"registry", "weights", "download", "pickles", "fairseq", "data", "store", "results", "separation", "vocoder"},
     {"loading"},
     {
@@ -97,7 +97,7 @@ def test_the_core_names_no_expert() -> None:
     "program",
     [
         "from headwater.cli.main import main; main(['ls'])",
-        "from headwater.cli.run import parser; parser().format_help()",
+        "from headwater.cli.run_settings import parser; parser().format_help()",
         "from headwater.cli.run import main\nfrom headwater.errors import UsageError\ntry: main(['-u', 'nothing'])\nexcept UsageError: pass",
     ],
     ids=["ls", "help", "unknown name"],

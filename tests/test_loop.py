@@ -19,11 +19,12 @@ from torch import Tensor, nn
 
 from headwater.cli.run import main as run_downstream
 from headwater.cli.shell import guarded
-from headwater.config import RunConfig, merge, parse_overrides, validate
+from headwater.config import RunConfig
 from headwater.errors import DataError, HeadwaterError, UsageError
 from headwater.nn.lengths import frame_index
 from headwater.registry import add_plugin, registries
 from headwater.results.run import RunFolder
+from headwater.settings import merge, parse_overrides, validate
 from headwater.train import classification, probing, runner
 from headwater.train.checkpoint import Checkpoint
 from headwater.train.feed import Ready

@@ -16,13 +16,13 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 import headwater
-from headwater.config import merge
 from headwater.errors import DataError, UsageError
 from headwater.mam.model import MaskedAcousticModel, read_weights
 from headwater.mam.settings import Settings, build_head, build_transformer, input_dim_of, target_of
 from headwater.mam.weights import read_model, write_model
 from headwater.nn.transformer import chunk_lengths
 from headwater.registry import upstreams
+from headwater.settings import merge
 
 CKPT = ROOT / "tests/data/s3prl/tera_chunked.ckpt"
 every_kind = pytest.mark.parametrize("kind", KINDS)

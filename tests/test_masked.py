@@ -19,7 +19,7 @@ from test_wrong_use import command
 
 import headwater
 from headwater.cli.pretrain import parser, settings_of
-from headwater.config import PretrainConfig, validate
+from headwater.config import PretrainConfig
 from headwater.errors import UsageError
 from headwater.fairseq import read_fairseq
 from headwater.hf.files import read_encoder
@@ -28,6 +28,7 @@ from headwater.masked.contrastive import Contrastive, ContrastiveSettings
 from headwater.masked.spans import SpanSettings, compact, draw
 from headwater.nn.lengths import mask
 from headwater.registry import objectives
+from headwater.settings import validate
 from headwater.train.objective import Share
 from headwater.units.folder import write_units
 from headwater.weights import read_header, read_safetensors

@@ -16,11 +16,11 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 import headwater
-from headwater.config import merge
 from headwater.errors import DataError, UsageError
 from headwater.pickles import read_pickle
 from headwater.pretrained.upstream import Pretrained
 from headwater.registry import upstreams
+from headwater.settings import merge
 from headwater.weights import read_header
 
 Command = Callable[..., Any]

@@ -19,10 +19,11 @@ from torch import Tensor
 
 import headwater
 from headwater.cli.pretrain import parser, settings_of
-from headwater.config import PretrainConfig, merge, validate
+from headwater.config import PretrainConfig
 from headwater.pretrained.contrast import contrast, elsewhere
 from headwater.pretrained.distillation import differences
 from headwater.registry import objectives
+from headwater.settings import merge, validate
 from headwater.train.objective import Objective, Share
 from headwater.train.pretrain import prepare
 from headwater.train.pretraining import grouped

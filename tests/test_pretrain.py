@@ -22,9 +22,10 @@ from test_wrong_use import Said, command
 import headwater
 from headwater.audio.frontends import normalise_level
 from headwater.cli.pretrain import parser, settings_of
-from headwater.config import PretrainConfig, validate
+from headwater.config import PretrainConfig
 from headwater.data.corpus import Utterance
 from headwater.errors import DataError
+from headwater.settings import validate
 from headwater.train.checkpoint import Checkpoint
 from headwater.train.loop import Trainer
 from headwater.train.pretrain import Prepared, prepare

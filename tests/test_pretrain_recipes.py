@@ -17,10 +17,11 @@ from test_wrong_use import command
 
 import headwater
 from headwater.cli.pretrain import parser, settings_of
-from headwater.config import PretrainConfig, validate
+from headwater.config import PretrainConfig
 from headwater.mam import s3prl
 from headwater.mam.model import read_weights
 from headwater.registry import objectives
+from headwater.settings import validate
 from headwater.train.objective import Objective
 from headwater.weights import read_header, read_safetensors, to_bytes
 

@@ -14,7 +14,6 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn import functional
 
-from headwater.config import validate
 from headwater.errors import DataError, UsageError
 from headwater.separation.codec import Framing
 from headwater.separation.convtasnet import ConvTasNet
@@ -24,6 +23,7 @@ from headwater.separation.foreign import Foreign, convert, load_foreign
 from headwater.separation.norms import build_norm
 from headwater.separation.settings import Architecture, ConvTasNetConfig
 from headwater.separation.streaming import StreamingConvTasNet
+from headwater.settings import validate
 
 DATA = ROOT / "tests/data/separation"
 BUNDLED: dict[str, Any] = json.loads((DATA / "cases.json").read_text())["convtasnet"]

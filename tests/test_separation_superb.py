@@ -13,7 +13,6 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn import functional
 
-from headwater.config import validate
 from headwater.errors import UsageError
 from headwater.separation.bss import bss_eval, si_snr_improvement
 from headwater.separation.losses import pit
@@ -26,6 +25,7 @@ from headwater.separation.superb import (
     quiet_end,
     targets,
 )
+from headwater.settings import validate
 
 CASES = [
     "sep1_rate320_relu_npsm",

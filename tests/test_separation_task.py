@@ -24,13 +24,14 @@ from mixture_corpora import RATE, make_list, voice, write_rows, write_voices
 from test_signals import answer, die_at, result
 
 from headwater.audio.write import Signal
-from headwater.config import DataConfig, validate
+from headwater.config import DataConfig
 from headwater.data.corpus import Utterance
 from headwater.data.mixtures import Mixture, Part
 from headwater.errors import UsageError
 from headwater.loading import load_upstream
 from headwater.results.files import read_rows
 from headwater.separation.losses import gram, si_snr
+from headwater.settings import validate
 from headwater.train.task import Item, Sounds, make_batch
 from headwater.train.windows import Block, Windows
 
@@ -153,7 +154,7 @@ def resample(wav: torch.Tensor, rate: int) -> torch.Tensor:
 
 
 def task_of(name: str, *settings: str) -> tuple[Separation, Any]:
-    from headwater.cli.run import parser, settings_of
+    from headwater.cli.run_settings import parser, settings_of
     from headwater.config import RunConfig
     from headwater.train.parts import build_task
 

@@ -17,11 +17,13 @@ from corpora import make_corpus
 from safetensors.torch import save_file
 
 import headwater
-from headwater.config import RunConfig, anchored, validate
+from headwater.config import RunConfig
 from headwater.download import standing
 from headwater.errors import DataError, UsageError
+from headwater.identity import anchored
 from headwater.loading import find
 from headwater.registry import add_plugin, upstreams
+from headwater.settings import validate
 
 Command = Callable[..., Any]
 OFFICIAL = yaml.safe_load((ROOT / "tests/data/s3prl_checkpoints.yaml").read_text())

@@ -7,6 +7,7 @@ target)` makes the loss of each utterance (B,), and `score(activation)` its scor
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING
 
 import torch
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 COLUMN = {"bona fide": 1, "spoof": 0}
 
 
-class Criterion(nn.Module):
+class Criterion(nn.Module, ABC):
     """The base of all. `dims`: of the embedding, where the loss leaves no choice."""
 
     dims: int | None = None
@@ -27,11 +28,14 @@ class Criterion(nn.Module):
     def __init__(self, dim: int, config: SystemConfig) -> None:
         super().__init__()
 
-    def loss(self, activation: Tensor, target: Tensor) -> Tensor:
-        raise NotImplementedError
+    @abstractmethod
+    def forward(self, embedding: Tensor) -> Tensor: ...
 
-    def score(self, activation: Tensor) -> Tensor:
-        raise NotImplementedError
+    @abstractmethod
+    def loss(self, activation: Tensor, target: Tensor) -> Tensor: ...
+
+    @abstractmethod
+    def score(self, activation: Tensor) -> Tensor: ...
 
 
 class Sigmoid(Criterion):

@@ -5,6 +5,7 @@ A new ending is a class like these and one line in `ENDINGS`. Each takes (B, T, 
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -21,13 +22,13 @@ if TYPE_CHECKING:
     from .systems import SystemConfig
 
 
-class Ending(nn.Module):
+class Ending(nn.Module, ABC):
     """The base of all. `steps`: how many there always are; None where they depend on the utterance."""
 
     out_dim: int
 
-    def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
-        raise NotImplementedError
+    @abstractmethod
+    def forward(self, x: Tensor, lengths: Tensor) -> Tensor: ...
 
 
 class Mean(Ending):

@@ -15,6 +15,7 @@ from headwater.errors import DataError, UsageError
 from headwater.metrics import ActDcf, Cllr, Eer, Measure, MinDcf
 from headwater.metrics.sheet import ScoreSheet
 
+from . import sasv
 from .asv import FORM_2021, asv_form, check_asv_form, check_asv_trials, read_asv_2019, read_asv_2021, tandem_measures
 
 # ASVspoof 5's prior and costs.
@@ -28,8 +29,8 @@ MEASURES: tuple[Measure, ...] = (
 KEYS = ("attack", "codec", "vocoder")  # by which a result is shown where the key tells them
 SUBSET = "eval"
 FORMS = (
-    "`ID SCORE`, `ID ATTACK bonafide|spoof SCORE` (ASVspoof 2019), a header `filename cm-score` parted by a tab (ASVspoof 5), or the scores/SPLIT.jsonl "
-    "of a run"
+    "`ID SCORE`, `ID ATTACK bonafide|spoof SCORE` (ASVspoof 2019), a header `filename cm-score` parted by a tab (ASVspoof 5), the scores/SPLIT.jsonl "
+    f"of a run; or, of verification and spoofs at once, {sasv.FORM}"
 )
 
 
@@ -56,6 +57,11 @@ class AsvSpoofScores:
 
     @staticmethod
     def read(args: Namespace) -> ScoreSheet:
+        if sasv.has_three_classes(args.scores):
+            if given := [flag for flag in ("key", "asv", "asv_key", "subset") if getattr(args, flag) is not None]:
+                flag = given[0].replace("_", "-")
+                raise UsageError(f"--{flag}: {args.scores} says itself which trials are target, nontarget and spoof")
+            return sasv.read_sheet(args.scores)
         scored = read_scores(args.scores)
         key = None if args.key is None else read_key(args.key)
         subset = _subset(args, key)

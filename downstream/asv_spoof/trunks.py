@@ -6,6 +6,7 @@ lengths; `steps` says T' of T frames. What lies beyond an utterance is zero wher
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -20,16 +21,16 @@ if TYPE_CHECKING:
     from .systems import SystemConfig
 
 
-class Trunk(nn.Module):
+class Trunk(nn.Module, ABC):
     """The base of all."""
 
     out_dim: int
 
-    def steps(self, frames: int) -> int:
-        raise NotImplementedError
+    @abstractmethod
+    def steps(self, frames: int) -> int: ...
 
-    def forward(self, frames: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        raise NotImplementedError
+    @abstractmethod
+    def forward(self, frames: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]: ...
 
 
 class NoTrunk(Trunk):

@@ -8,20 +8,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from headwater.cli.flags import (
-    data_flag,
-    data_settings,
-    device_flag,
-    model_flags,
-    override_flag,
-    plugin_flag,
-    upstream_flag,
-    utterance_flags,
-)
-from headwater.cli.run import demo_weights, say
-from headwater.config import DataConfig, UpstreamConfig, flatten, merge, parse_overrides, read_yaml, validate
+from headwater.cli import flags
+from headwater.cli.names import demo_weights
+from headwater.cli.shell import say
+from headwater.config import DataConfig, UpstreamConfig
 from headwater.errors import UsageError
 from headwater.registry import add_plugin
+from headwater.settings import flatten, merge, parse_overrides, read_yaml, validate
 
 if TYPE_CHECKING:
     from headwater.analysis.findings import Findings
@@ -68,14 +61,14 @@ def _kind(kinds: Any, name: str, text: str) -> argparse.ArgumentParser:
 
 def _examined(found: argparse.ArgumentParser) -> None:
     """The flags of run_downstream.py that say what is examined on what."""
-    upstream_flag(found, "the representation", action="append", required=True)
-    model_flags(found, "the upstream")
-    override_flag(found, "upstream.config.* or data.*")
-    plugin_flag(found, "an upstream")
-    data_flag(found)
+    flags.upstream_flag(found, "the representation", action="append", required=True)
+    flags.model_flags(found, "the upstream")
+    flags.override_flag(found, "upstream.config.* or data.*")
+    flags.plugin_flag(found, "an upstream")
+    flags.data_flag(found)
     found.add_argument("--split", default="test", help="where the data states splits (default: test)")
-    utterance_flags(found, limit="at most N utterances, spread over speakers")
-    device_flag(found)
+    flags.utterance_flags(found, limit="at most N utterances, spread over speakers")
+    flags.device_flag(found)
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -149,7 +142,7 @@ def _settings(args: argparse.Namespace) -> tuple[list[UpstreamConfig], DataConfi
                 f"-o {key}: an analysis has settings upstream.config.* and those data.* that say what is read"
             )
     config = read_yaml(args.upstream_model_config) if args.upstream_model_config else {}
-    data = validate(DataConfig, merge(data_settings(args), overrides.get("data", {})), "data")
+    data = validate(DataConfig, merge(flags.data_settings(args), overrides.get("data", {})), "data")
     wanted = []
     for name in dict.fromkeys(args.upstream):
         settings = merge({"name": name, "ckpt": args.upstream_ckpt, "config": config}, overrides.get("upstream", {}))

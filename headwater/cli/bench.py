@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from headwater.cli.flags import device_flag, extract_dtype_flag, model_flags, override_flag, plugin_flag
-from headwater.cli.run import say
-from headwater.config import flatten, merge, parse_overrides, read_yaml
+from headwater.cli import flags
+from headwater.cli.shell import say
 from headwater.errors import UsageError
 from headwater.registry import add_plugin
+from headwater.settings import flatten, merge, parse_overrides, read_yaml
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -34,12 +34,12 @@ def parser() -> argparse.ArgumentParser:
     )
     add = top.add_argument
     add("name", metavar="NAME", help="an upstream; ckpt:PATH is one that you pretrained")
-    model_flags(top)
-    override_flag(top)
-    plugin_flag(top, "an upstream")
-    device_flag(top)
+    flags.model_flags(top)
+    flags.override_flag(top)
+    flags.plugin_flag(top, "an upstream")
+    flags.device_flag(top)
     add("--seconds", type=float, default=5.0, metavar="S", help="so long is measured, about (default: 5)")
-    extract_dtype_flag(top, "what the encoder computes in", default="float32")
+    flags.extract_dtype_flag(top, "what the encoder computes in", default="float32")
     add("--json", metavar="FILE", type=Path, help="write the figures there, too")
     return top
 

@@ -8,25 +8,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from headwater.cli.flags import (
-    budget_flag,
-    cache_dtype_flag,
-    data_flag,
-    data_settings,
-    device_flag,
-    extract_dtype_flag,
-    given,
-    layer_flags,
-    model_flags,
-    override_flag,
-    plugin_flag,
-    upstream_flag,
-    utterance_flags,
-)
-from headwater.cli.run import demo_weights, say
-from headwater.config import ExtractConfig, flatten, merge, parse_overrides, read_yaml, validate
+from headwater.cli import flags
+from headwater.cli.names import on_the_demo
+from headwater.cli.shell import say
+from headwater.config import ExtractConfig
 from headwater.errors import UsageError
 from headwater.registry import add_plugin
+from headwater.settings import flatten, merge, parse_overrides, read_yaml, validate
 
 EPILOG = """examples:
   headwater extract -u fbank_no_cmvn                                the demo corpus, into the store
@@ -49,14 +37,14 @@ def parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     what = top.add_argument_group("which features of which data")
-    upstream_flag(what, required=True)
-    model_flags(what)
-    layer_flags(what, "all layers, the default")
+    flags.upstream_flag(what, required=True)
+    flags.model_flags(what)
+    flags.layer_flags(what, "all layers, the default")
     what.add_argument("--pooled", action="store_true", help="the mean over each utterance in the place of its frames")
-    plugin_flag(what, "an upstream")
-    data_flag(what)
+    flags.plugin_flag(what, "an upstream")
+    flags.data_flag(what)
     what.add_argument("--split", metavar="S", nargs="+", default=[], help="only these splits of the corpus")
-    utterance_flags(what, skipped=", and say which")
+    flags.utterance_flags(what, skipped=", and say which")
     how = top.add_argument_group("who computes")
     add = how.add_argument
     add("--workers", metavar="N", type=int, help="processes of one thread each; of --engine ray, actors")
@@ -64,16 +52,16 @@ def parser() -> argparse.ArgumentParser:
         "--shard", metavar="I/N", help="this command does part I of N, from 0; torchrun's ranks are dealt by themselves"
     )
     add("--engine", choices=("local", "ray"), default="local", help="ray: the actors of a Ray cluster (RAY_ADDRESS)")
-    device_flag(how)
+    flags.device_flag(how)
     add("--dry-run", action="store_true", help="read, hash and plan; compute and write nothing")
     where = top.add_argument_group("what is written")
     add = where.add_argument
     add("--out", metavar="DIR", type=Path, help="plain files in the place of the store")
     add("--format", choices=("npy", "safetensors"), help="of --out (default: npy)")
-    extract_dtype_flag(where, "bfloat16: what the encoder computes in, with an error that is stated")
-    cache_dtype_flag(where, "is stated")
-    budget_flag(where, "the store")
-    override_flag(where)
+    flags.extract_dtype_flag(where, "bfloat16: what the encoder computes in, with an error that is stated")
+    flags.cache_dtype_flag(where, "is stated")
+    flags.budget_flag(where, "the store")
+    flags.override_flag(where)
     return top
 
 
@@ -89,15 +77,15 @@ def settings_of(args: argparse.Namespace) -> dict[str, Any]:
             )
     config = read_yaml(args.upstream_model_config) if args.upstream_model_config else {}
     said = {
-        "upstream": given(
+        "upstream": flags.given(
             name=args.upstream,
             ckpt=args.upstream_ckpt,
             config=config,
             selection=args.upstream_feature_selection,
             layer=args.upstream_layer_selection,
         ),
-        "data": data_settings(args),
-        "store": given(dtype=args.cache_dtype, extract_dtype=args.extract_dtype, budget_gib=args.cache_budget),
+        "data": flags.data_settings(args),
+        "store": flags.given(dtype=args.cache_dtype, extract_dtype=args.extract_dtype, budget_gib=args.cache_budget),
         "splits": args.split,
         "pooled": args.pooled,
     }
@@ -135,8 +123,7 @@ def main(arguments: Sequence[str]) -> int:
         raise UsageError("-l and -s both say which layers: give one of them")
     for plugin in args.plugin:
         add_plugin(plugin)
-    config = validate(ExtractConfig, settings_of(args))
-    config = config.model_copy(update={"upstream": demo_weights(config.upstream, config.data, say)})
+    config = on_the_demo(validate(ExtractConfig, settings_of(args)), say)
     from headwater.extraction import extract
 
     extract(

@@ -235,7 +235,7 @@ def _print_settings(card: Card) -> None:
 
 def _check(arguments: Sequence[str]) -> int:
     from headwater.checks import check_upstream
-    from headwater.config import read_yaml
+    from headwater.settings import read_yaml
 
     parser = _parser("check")
     parser.add_argument("kind", choices=("upstream",))

@@ -7,12 +7,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from headwater.cli import s3prl
-from headwater.cli.flags import override_flag, plugin_flag
-from headwater.cli.run import recipe_path, run_path, say
-from headwater.config import PretrainConfig, merge, parse_overrides, read_yaml, validate
+from headwater.cli import flags, s3prl
+from headwater.cli.names import recipe_path, run_path
+from headwater.cli.shell import say
+from headwater.config import PretrainConfig
 from headwater.errors import UsageError
 from headwater.registry import add_plugin, objectives
+from headwater.settings import merge, parse_overrides, read_yaml, validate
 
 
 def parser() -> argparse.ArgumentParser:
@@ -34,12 +35,12 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--data", metavar="PATH", help="a list, a corpus folder, or a folder of features")
     top.add_argument("--limit", metavar="N", type=int, help="at most N utterances, for trying things out")
     top.add_argument("--skip-bad-audio", action="store_true", help="go on without broken files")
-    override_flag(top)
+    flags.override_flag(top)
     top.add_argument("-n", "--expname", metavar="NAME", help="the run's name: result/pretrain/NAME")
     top.add_argument("-p", "--expdir", metavar="DIR", help="the run's folder, exactly there")
     top.add_argument("-e", "--past_exp", metavar="DIR", help="go on with this run, with its settings")
     top.add_argument("-a", "--auto_resume", action="store_true", help="always on; kept for S3PRL's users")
-    plugin_flag(top, "an objective")
+    flags.plugin_flag(top, "an objective")
     top.add_argument("--fresh", action="store_true", help="start over where a run exists")
     top.add_argument("--dry-run", action="store_true", help="check everything and show the plan; write nothing")
     top.add_argument("--seed", type=int, help="of initialisation, crops, masks, order and dropout (default 1337)")
@@ -66,12 +67,9 @@ def settings_of(args: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
     settings = _over(_over(defaults, base), recipe)
     if args.upstream_config is not None:
         settings = {**settings, "model": read_yaml(args.upstream_config)}
-    data = {"path": args.data, "limit": args.limit, "skip_bad_audio": args.skip_bad_audio or None}
-    flags: dict[str, Any] = {"data": {key: value for key, value in data.items() if value is not None}}
-    if args.seed is not None:
-        flags["seed"] = args.seed
+    asked = {"data": flags.data_settings(args), **flags.given(seed=args.seed)}
     overrides, more = s3prl.translate_pretraining(parse_overrides(args.override))
-    return merge(settings, flags, {"objective": name}, overrides), notes + more
+    return merge(settings, asked, {"objective": name}, overrides), notes + more
 
 
 def _over(settings: dict[str, Any], layer: dict[str, Any]) -> dict[str, Any]:

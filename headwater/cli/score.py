@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from headwater.cli import breakdowns
 from headwater.errors import UsageError
 from headwater.registry import add_plugin, downstreams
 
@@ -38,7 +39,7 @@ def main(arguments: Sequence[str]) -> int:
         raise UsageError(f"--plot {args.plot}: the name of a picture ends in {' or '.join(PLOTS)}")
     if args.seed < 0:
         raise UsageError(f"--seed {args.seed}: a seed is a whole number, 0 or more")
-    breakdowns = [_keys(text) for text in args.by]
+    chosen = [_keys(text) for text in args.by]
 
     from headwater.metrics import Breakdown, break_down, evaluate
     from headwater.metrics.rows import Table
@@ -47,7 +48,7 @@ def main(arguments: Sequence[str]) -> int:
     table = Table(sheet.rows)
     asked = [
         Breakdown(keys[0], sheet.shared, keys[1] if len(keys) > 1 else None)
-        for keys in breakdowns or [[key] for key in sheet.keys]
+        for keys in chosen or [[key] for key in sheet.keys]
     ]
     metrics = evaluate(sheet.measures, table, args.seed)
     groups = {
@@ -91,7 +92,6 @@ def _keys(text: str) -> list[str]:
 
 
 def _print(metrics: Mapping[str, Metric], groups: Mapping[str, Groups], notes: Sequence[str]) -> None:
-    from headwater.analysis.findings import text_table
     from headwater.data.text import some
 
     anyone = next(iter(metrics.values()))
@@ -100,14 +100,8 @@ def _print(metrics: Mapping[str, Metric], groups: Mapping[str, Groups], notes: S
         print(f"  {name:<16} {metric.describe()}")
     said: dict[str, list[str]] = {note: [] for note in notes} | _notes({"": metrics})
     for breakdown, found in groups.items():
-        names = [name for name in metrics if any(name in of_group for of_group in found.metrics.values())]
-        body: list[list[str | int | float | None]] = [
-            [group, max(metric.n for metric in of_group.values()), *(_cell(of_group.get(name)) for name in names)]
-            for group, of_group in found.metrics.items()
-        ]
-        units = [f"{name} ({metrics[name].unit})" if metrics[name].unit else name for name in names]
         print(f"\nby {breakdown}")
-        for line in text_table([breakdown, "trials", *units], body):
+        for line in breakdowns.table(breakdown, found, metrics, "trials"):
             print(f"  {line}")
         said |= {note: [] for note in found.notes}
         for note, places in _notes(found.metrics).items():
@@ -125,15 +119,6 @@ def _notes(groups: Mapping[str, Mapping[str, Metric]]) -> dict[str, list[str]]:
             for note in metric.note.split("; ") if metric.note else ():
                 found.setdefault(note, []).append(f"{group} {name}".strip())
     return found
-
-
-def _cell(metric: Metric | None) -> str:
-    from headwater.metrics import number
-
-    if metric is None:
-        return ""
-    value = number(metric.value, metric.unit)
-    return value if metric.ci95 is None else f"{value} [{', '.join(number(end, metric.unit) for end in metric.ci95)}]"
 
 
 def _content(

@@ -1,4 +1,4 @@
-"""How every command ends: its exit code, and words instead of a traceback where the user can do something about it."""
+"""How every command speaks, and how it ends: its exit code, and words instead of a traceback where the user can do something about it."""
 
 from __future__ import annotations
 
@@ -18,6 +18,11 @@ Command = Callable[[Sequence[str]], int]
 
 # Of glibc's mallopt: memory up to the threshold comes from the heap, and the heap's free top is kept.
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
+
+
+def say(line: str) -> None:
+    """A line on standard output, at once."""
+    print(line, flush=True)
 
 
 def keep_memory() -> None:

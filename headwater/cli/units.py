@@ -8,21 +8,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from headwater.cli.flags import (
-    data_flag,
-    data_settings,
-    device_flag,
-    given,
-    model_flags,
-    override_flag,
-    plugin_flag,
-    upstream_flag,
-    utterance_flags,
-)
-from headwater.cli.run import demo_weights, say
-from headwater.config import DataConfig, UpstreamConfig, flatten, merge, parse_overrides, read_yaml, validate
+from headwater.cli import flags
+from headwater.cli.names import demo_weights
+from headwater.cli.shell import say
+from headwater.config import DataConfig, UpstreamConfig
 from headwater.errors import UsageError
 from headwater.registry import add_plugin
+from headwater.settings import flatten, merge, parse_overrides, read_yaml, validate
 
 if TYPE_CHECKING:
     from headwater.units.make import Wish
@@ -46,8 +38,8 @@ def parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     add = top.add_argument
-    upstream_flag(top, required=True)
-    model_flags(top)
+    flags.upstream_flag(top, required=True)
+    flags.model_flags(top)
     add(
         "-l",
         "--layer",
@@ -68,10 +60,10 @@ def parser() -> argparse.ArgumentParser:
         type=Path,
         help="a folder of units, whose clusters are taken in the place of new ones",
     )
-    data_flag(top)
+    flags.data_flag(top)
     add("--fit", metavar="SPLIT", help="what is clustered where the data states splits (default train)")
     add("--split", metavar="SPLIT", help="what is measured against -o data.labels=... there (default test)")
-    utterance_flags(top, skipped=", and say which")
+    flags.utterance_flags(top, skipped=", and say which")
     add("--seed", type=int, help="of the clusters and the baseline (default 1337)")
     add(
         "--memory-gib",
@@ -81,9 +73,9 @@ def parser() -> argparse.ArgumentParser:
     )
     add("-p", "--expdir", metavar="DIR", type=Path, help="where to write (default result/units/NAME-lLAYER-cCLUSTERS)")
     add("--force", action="store_true", help="write over units that are there")
-    device_flag(top)
-    plugin_flag(top, "an upstream")
-    override_flag(top)
+    flags.device_flag(top)
+    flags.plugin_flag(top, "an upstream")
+    flags.override_flag(top)
     return top
 
 
@@ -128,12 +120,12 @@ def wish_of(args: argparse.Namespace) -> Wish:
     if args.centres is not None and (args.clusters, args.frames, args.fit) != (None, None, None):
         raise UsageError("-c, --frames and --fit are for new clusters, and --centres brings its own")
     config = read_yaml(args.upstream_model_config) if args.upstream_model_config else {}
-    data = validate(DataConfig, merge(data_settings(args), overrides.get("data", {})), "data")
+    data = validate(DataConfig, merge(flags.data_settings(args), overrides.get("data", {})), "data")
     chosen = {"name": args.upstream, "ckpt": args.upstream_ckpt, "config": config}
     upstream = validate(UpstreamConfig, merge(chosen, overrides.get("upstream", {})), "upstream")
     from headwater.units.make import Wish
 
-    asked = given(
+    asked = flags.given(
         layer=args.layer,
         clusters=args.clusters,
         frames=args.frames,

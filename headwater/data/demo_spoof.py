@@ -110,17 +110,19 @@ def copied(voice: np.ndarray, attack: recipe.Attack) -> np.ndarray:
 
     wav, threads = torch.from_numpy(voice), torch.get_num_threads()
     torch.set_num_threads(1)
-    if isinstance(attack, recipe.World):
-        made = world(wav, SAMPLE_RATE, frame_period_ms=attack.period, tracker=attack.tracker)
-    else:
-        phases = torch.Generator().manual_seed(_seed(json.dumps(asdict(attack)), "phases"))
-        n_fft, hop, iterations = attack.n_fft, attack.hop, attack.iterations
-        if attack.num_mels is None:
-            made = griffin_lim(wav, SAMPLE_RATE, n_fft=n_fft, hop=hop, iterations=iterations, generator=phases)
+    try:
+        if isinstance(attack, recipe.World):
+            made = world(wav, SAMPLE_RATE, frame_period_ms=attack.period, tracker=attack.tracker)
         else:
-            mel = LogMel(SAMPLE_RATE, n_fft=n_fft, hop=hop, num_mels=attack.num_mels)
-            made = mel_bound(wav, mel, iterations=iterations, generator=phases)
-    torch.set_num_threads(threads)
+            phases = torch.Generator().manual_seed(_seed(json.dumps(asdict(attack)), "phases"))
+            n_fft, hop, iterations = attack.n_fft, attack.hop, attack.iterations
+            if attack.num_mels is None:
+                made = griffin_lim(wav, SAMPLE_RATE, n_fft=n_fft, hop=hop, iterations=iterations, generator=phases)
+            else:
+                mel = LogMel(SAMPLE_RATE, n_fft=n_fft, hop=hop, num_mels=attack.num_mels)
+                made = mel_bound(wav, mel, iterations=iterations, generator=phases)
+    finally:
+        torch.set_num_threads(threads)
     return made.double().numpy()
 
 

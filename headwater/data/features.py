@@ -12,11 +12,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from headwater.config import FeatureSet, validate
+from headwater.config import FeatureSet
 from headwater.data.corpus import Corpus, Utterance, check_unique
 from headwater.data.tables import read_csv
 from headwater.data.text import read_text
 from headwater.errors import DataError, UsageError
+from headwater.settings import validate
 
 if TYPE_CHECKING:
     import numpy as np

@@ -14,10 +14,11 @@ import numpy as np
 from torch import Tensor
 
 import headwater
-from headwater.config import FeatureSet, fingerprint
+from headwater.config import FeatureSet
 from headwater.data.corpus import Utterance
 from headwater.data.features import ABOUT, MANIFEST, TENSOR
 from headwater.errors import DataError, UsageError
+from headwater.identity import fingerprint
 from headwater.preprocess.folder import manifest_table
 from headwater.store.atomic import TEMPORARY, sweep, write_atomically
 from headwater.store.shards import Row

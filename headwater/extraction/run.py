@@ -12,13 +12,14 @@ from typing import Literal
 
 import torch
 
-from headwater.config import ExtractConfig, anchored
+from headwater.config import ExtractConfig
 from headwater.errors import HeadwaterError, UsageError
 from headwater.extraction.engines import here, on_ray, processes, ray_cluster
 from headwater.extraction.folder import OutFolder
 from headwater.extraction.names import file_names
 from headwater.extraction.plan import Subject, cut, find, lacking
 from headwater.extraction.work import Done, Job, Left, Part
+from headwater.identity import anchored
 from headwater.paths import store_root
 from headwater.progress import bar
 from headwater.store import FrozenFeatures, Store

@@ -10,7 +10,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from headwater.config import Section, flatten, merge, validate
+from headwater.config import Section
 from headwater.errors import UsageError, nearest
 from headwater.mam import s3prl
 from headwater.mam.settings import Settings, build_transformer, frontend_of, input_dim_of
@@ -18,6 +18,7 @@ from headwater.mam.weights import Weights, read_model
 from headwater.nn.lengths import zero_beyond
 from headwater.nn.upstream import NoFrontend, Upstream
 from headwater.registry import Card
+from headwater.settings import flatten, merge, validate
 from headwater.store.features import enough_memory
 from headwater.weights import is_safetensors
 

@@ -20,12 +20,13 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from headwater.config import Section, validate
+from headwater.config import Section
 from headwater.errors import DataError, UsageError
 from headwater.mam.settings import Settings, TaskSettings, TransformerSettings
 from headwater.mam.weights import Weights, head_shapes, transformer_shapes
 from headwater.pickles import read_pickle
 from headwater.results.files import write_bytes
+from headwater.settings import validate
 from headwater.weights import blaming, fitting, same_names, some
 
 # Besides tensors and settings, files may hold the schedule of their optimiser, and a timer.

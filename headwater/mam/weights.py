@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from headwater.config import validate
 from headwater.mam.settings import Settings, build_head, build_transformer, input_dim_of
+from headwater.settings import validate
 from headwater.weights import blaming, fitting_state, read_parts, shapes_of, write_parts
 
 OURS = "headwater"  # a generation of files

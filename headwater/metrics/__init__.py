@@ -10,9 +10,11 @@ from headwater.metrics.detection import Convention, DetCurve, SortedScores, det_
 from headwater.metrics.detection_measures import ActDcf, Cllr, Eer, MinDcf, MinTdcf
 from headwater.metrics.measures import Mean, Measure, Ratio, evaluate, measure_from_json, paired_difference
 from headwater.metrics.sasv import AdcfCosts, SasvEers, TeerPath, a_dcf, sasv_eers, t_eer
+from headwater.metrics.sasv_measures import ADcf, SasvEer, TEer
 from headwater.metrics.tandem import AsvRates, TandemCosts, asv_rates, min_tdcf, tandem_costs
 
 __all__ = [
+    "ADcf",
     "ActDcf",
     "AdcfCosts",
     "AsvRates",
@@ -28,8 +30,10 @@ __all__ = [
     "MinDcf",
     "MinTdcf",
     "Ratio",
+    "SasvEer",
     "SasvEers",
     "SortedScores",
+    "TEer",
     "TandemCosts",
     "TeerPath",
     "a_dcf",

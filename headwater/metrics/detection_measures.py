@@ -49,10 +49,9 @@ class Eer(Declared):
 
 
 @dataclass(frozen=True)
-class MinDcf(Declared):
-    """The normalised minimum detection cost of trials with a `score` and a `target`, without unit, in [0, 1]."""
+class DetectionCost(Declared):
+    """The base of normalised detection costs of trials with a `score` and a `target`, without unit."""
 
-    kind: ClassVar[str] = "min_dcf"
     unit: ClassVar[str] = ""
     higher_is_better: ClassVar[bool] = False
     name: str
@@ -63,6 +62,13 @@ class MinDcf(Declared):
 
     def __post_init__(self) -> None:
         check_costs(self.p_target, self.c_miss, self.c_fa)
+
+
+@dataclass(frozen=True)
+class MinDcf(DetectionCost):
+    """The least cost that any threshold gives, in [0, 1]."""
+
+    kind: ClassVar[str] = "min_dcf"
 
     def value(self, table: Table) -> float:
         """Without unit. Raises DataError when a class is empty."""
@@ -79,20 +85,10 @@ class MinDcf(Declared):
 
 
 @dataclass(frozen=True)
-class ActDcf(Declared):
-    """The normalised detection cost at the threshold that follows from prior and costs, of scores that are log-likelihood ratios."""
+class ActDcf(DetectionCost):
+    """The cost at the threshold that follows from prior and costs, of scores that are log-likelihood ratios."""
 
     kind: ClassVar[str] = "act_dcf"
-    unit: ClassVar[str] = ""
-    higher_is_better: ClassVar[bool] = False
-    name: str
-    p_target: float
-    c_miss: float = 1.0
-    c_fa: float = 1.0
-    chance: float | None = 1.0
-
-    def __post_init__(self) -> None:
-        check_costs(self.p_target, self.c_miss, self.c_fa)
 
     def value(self, table: Table) -> float:
         """Without unit. Raises DataError when a class is empty."""

@@ -20,6 +20,7 @@ from headwater.metrics.base import Bounds, Declared, Metric
 from headwater.metrics.bootstrap import Statistic, interval, quotient, resample
 from headwater.metrics.detection_measures import ActDcf, Cllr, DetectionMeasure, Eer, MinDcf, MinTdcf
 from headwater.metrics.rows import Row, Table, same_data
+from headwater.metrics.sasv_measures import ADcf, SasvEer, SasvMeasure, TEer
 
 Floats = NDArray[np.float64]
 
@@ -108,8 +109,10 @@ class Mean(Declared):
         return None
 
 
-Measure = Ratio | Mean | DetectionMeasure
-_KINDS: dict[str, type[Measure]] = {kind.kind: kind for kind in (Ratio, Mean, Eer, MinDcf, ActDcf, Cllr, MinTdcf)}
+Measure = Ratio | Mean | DetectionMeasure | SasvMeasure
+_KINDS: dict[str, type[Measure]] = {
+    kind.kind: kind for kind in (Ratio, Mean, Eer, MinDcf, ActDcf, Cllr, MinTdcf, SasvEer, ADcf, TEer)
+}
 
 
 def measure_from_json(content: Mapping[str, Any]) -> Measure:

@@ -9,9 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from headwater.config import FeatureSet, merge
+from headwater.config import FeatureSet
 from headwater.errors import DataError, UsageError, place_of
 from headwater.nn.lengths import pad, zero_beyond
+from headwater.settings import merge
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,10 @@ class Features:
 
 @dataclass(frozen=True)
 class UpstreamSpec:
-    """What a head may know of the upstream below it."""
+    """What a head may know of the upstream below it.
+
+    weights_sha256: of the one file that its weights were read from, None where there is none.
+    """
 
     name: str
     sample_rate: int
@@ -50,6 +54,7 @@ class UpstreamSpec:
     out_dim: int
     layer_dims: tuple[int, ...]
     layer_names: tuple[str, ...]
+    weights_sha256: str | None = None
 
 
 class NoFrontend(nn.Module):
@@ -165,8 +170,16 @@ class Upstream(nn.Module):
 
     @property
     def spec(self) -> UpstreamSpec:
+        digest = (self.weight_file or {}).get("sha256")
         return UpstreamSpec(
-            self.name, self.sample_rate, self.stride, self.offset, self.out_dim, self.layer_dims, self.layer_names
+            self.name,
+            self.sample_rate,
+            self.stride,
+            self.offset,
+            self.out_dim,
+            self.layer_dims,
+            self.layer_names,
+            digest if isinstance(digest, str) else None,
         )
 
     def out_lengths(self, lengths: Tensor) -> Tensor:

@@ -233,9 +233,10 @@ def _preprocess(args: argparse.Namespace, *, prefix: str, reader: str = "auto") 
 def _from_archives(
     command: Callable[..., int], arguments: Sequence[str], name: str, kind: str, speaker_of: Callable[[str], str]
 ) -> int:
-    from headwater.config import FeatureSet, validate
+    from headwater.config import FeatureSet
     from headwater.preprocess.archives import convert, find_splits
     from headwater.preprocess.folder import FeatureFolder
+    from headwater.settings import validate
 
     parser = _parser(command)
     _paths(parser, data=None, output="./data", what="the folder of archives, with a sub-folder for each split")

@@ -9,12 +9,13 @@ from typing import Any
 from pydantic import Field
 from torch import Tensor
 
-from headwater.config import FeatureSet, Section, merge, validate
+from headwater.config import FeatureSet, Section
 from headwater.errors import UsageError
 from headwater.nn.lengths import pad
 from headwater.pretrained.features import FeatureSettings
 from headwater.pretrained.upstream import Pretrained
 from headwater.registry import upstreams
+from headwater.settings import merge, validate
 from headwater.train.objective import Objective
 
 

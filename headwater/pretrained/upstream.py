@@ -11,10 +11,11 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from headwater.config import Section, flatten, merge, validate
+from headwater.config import Section
 from headwater.errors import DataError, UsageError, nearest
 from headwater.nn.upstream import Upstream
 from headwater.registry import Card
+from headwater.settings import flatten, merge, validate
 from headwater.store.features import enough_memory
 from headwater.weights import blaming, fitting_state, is_safetensors, read_parts, shapes_of, some, write_parts
 

@@ -82,7 +82,8 @@ class Answers:
             )
 
     def _path(self, name: str, key: str) -> Path:
-        return self.folder / f"{self._stems[name]}-{safe(key)}.wav"
+        # The last dash parts stem and name, so that no two of them make one file.
+        return self.folder / f"{self._stems[name]}-{safe(key).replace('-', '_')}.wav"
 
 
 def signals_of(row: Mapping[str, Any]) -> dict[str, Signal]:

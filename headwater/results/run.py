@@ -15,9 +15,10 @@ from typing import Any
 import yaml
 from filelock import FileLock, Timeout
 
-from headwater.config import RunConfig, TrainingConfig, read_yaml, validate
+from headwater.config import RunConfig, TrainingConfig
 from headwater.errors import DataError, HeadwaterError, UsageError
 from headwater.results.files import write_bytes, write_json
+from headwater.settings import read_yaml, validate
 
 OURS = (
     "config.yaml",

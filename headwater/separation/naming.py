@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -24,7 +25,7 @@ _NORMS: Mapping[Any, Any] = {"gLN": "gLN", "gln": "gLN", "cLN": "channelwise", "
 BLOCK = ("expand", "activation1", "norm1", "depthwise", "activation2", "norm2", "residual", "skip")
 
 
-class Project:
+class Project(ABC):
     """One project's files: `mark` is a key that only they have; `settings` its names of ours (`skips`: whether there is a skip path; "" for none)."""
 
     name: ClassVar[str]
@@ -37,13 +38,13 @@ class Project:
     parts: ClassVar[Mapping[str, str]]
     scale: ClassVar[Mapping[str, str]] = {}  # its names of a norm's `weight` and `bias`
 
+    @abstractmethod
     def block(self, repeat: int | str, place: int | str, index: int | str) -> str:
         """Where a block lies: by repeat and place in it, or by its place in all."""
-        raise NotImplementedError
 
+    @abstractmethod
     def differs(self, weights: Weights, said: Said) -> dict[str, Any]:
         """What its code or its tensors say of our settings, sizes apart."""
-        raise NotImplementedError
 
     def within(self, config: Architecture) -> Mapping[str, str]:
         """`inside`, for a model of these settings."""

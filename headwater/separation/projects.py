@@ -9,21 +9,44 @@ from typing import Any, ClassVar
 from headwater.separation.naming import BLOCK, Project, Said, Weights
 from headwater.separation.settings import Architecture
 
+# The parts outside of the blocks that every project has, in the order that `_outside` takes their names in.
+OUTSIDE = ("encoder.conv", "masker.norm", "masker.bottleneck", "masker.output", "decoder.conv")
+
 
 def _block(names: str) -> dict[str, str]:
     """Its names of the parts of a block."""
     return dict(zip(BLOCK, names.split()))
 
 
+def _outside(names: str, activation: str | None = None) -> dict[str, str]:
+    """Its names of the parts outside of the blocks; `activation`: of the PReLU before the masks, where it has one."""
+    named = dict(zip(OUTSIDE, names.split()))
+    return named if activation is None else named | {"masker.output_activation": activation}
+
+
 def _batch_norm(weights: Weights, name: str) -> dict[str, str]:
     return {"norm": "BN"} if f"{name}.running_mean" in weights else {}
 
 
-class Kaituoxu(Project):
+class _Published(Project):
+    """`blocks`: where one lies, by its `repeat` and its `place` in it, or by its `index` among all."""
+
+    blocks: ClassVar[str]
+
+    def block(self, repeat: int | str, place: int | str, index: int | str) -> str:
+        return self.blocks.format(repeat=repeat, place=place, index=index)
+
+    def skips(self, weights: Weights) -> int:
+        """Channels of the skip path; 0 where there is none."""
+        return len(weights.get(f"{self.block(0, 0, 0)}.{self.inside['skip']}.bias", ()))
+
+
+class Kaituoxu(_Published):
     """https://github.com/kaituoxu/Conv-TasNet"""
 
     name = "kaituoxu"
     mark = "encoder.conv1d_U.weight"
+    blocks = "separator.network.2.{repeat}.{place}.net"
     settings: ClassVar = {
         **{key: key for key in "NLBHPXR"},
         "C": "speakers",
@@ -31,18 +54,11 @@ class Kaituoxu(Project):
         "causal": "causal",
         "mask_nonlinear": "mask",
     }
-    parts: ClassVar = {
-        "encoder.conv": "encoder.conv1d_U",
-        "masker.norm": "separator.network.0",
-        "masker.bottleneck": "separator.network.1",
-        "masker.output": "separator.network.3",
-        "decoder.conv": "decoder.basis_signals",
-    }
+    parts: ClassVar = _outside(
+        "encoder.conv1d_U separator.network.0 separator.network.1 separator.network.3 decoder.basis_signals"
+    )
     inside: ClassVar = _block("0 1 2 3.net.0 3.net.1 3.net.2 3.net.3")
     scale: ClassVar = {"weight": "gamma", "bias": "beta"}
-
-    def block(self, repeat: int | str, place: int | str, index: int | str) -> str:
-        return f"separator.network.2.{repeat}.{place}.net"
 
     def within(self, config: Architecture) -> Mapping[str, str]:
         # A causal block has one module more, which cuts.
@@ -62,11 +78,12 @@ class Kaituoxu(Project):
         }
 
 
-class JusperLee(Project):
+class JusperLee(_Published):
     """https://github.com/JusperLee/Conv-TasNet"""
 
     name = "JusperLee"
     mark = "separation.0.0.conv1x1.weight"
+    blocks = "separation.{repeat}.{place}"
     settings: ClassVar = {
         **{key: key for key in "NLBHPXR"},
         "norm": "norm",
@@ -74,17 +91,8 @@ class JusperLee(Project):
         "activate": "mask",
         "causal": "causal",
     }
-    parts: ClassVar = {
-        "encoder.conv": "encoder",
-        "masker.norm": "LayerN_S",
-        "masker.bottleneck": "BottleN_S",
-        "masker.output": "gen_masks",
-        "decoder.conv": "decoder",
-    }
+    parts: ClassVar = _outside("encoder LayerN_S BottleN_S gen_masks decoder")
     inside: ClassVar = _block("conv1x1 PReLU_1 norm_1 dwconv PReLU_2 norm_2 Sc_conv skip_conv")
-
-    def block(self, repeat: int | str, place: int | str, index: int | str) -> str:
-        return f"separation.{repeat}.{place}"
 
     def differs(self, weights: Weights, said: Said) -> dict[str, Any]:
         first = f"{self.block(0, 0, 0)}.norm_1"
@@ -111,15 +119,12 @@ class JusperLeeSkip(JusperLee):
 
     name = "JusperLee, with skip"
     mark = "separation.0.conv1x1.weight"
+    blocks = "separation.{index}"
     settings: ClassVar = {**JusperLee.settings, "skip_con": "skips"}
     needed: ClassVar[tuple[str, ...]] = ("causal", "mask", "skips")
 
-    def block(self, repeat: int | str, place: int | str, index: int | str) -> str:
-        return f"separation.{index}"
-
     def differs(self, weights: Weights, said: Said) -> dict[str, Any]:
-        width = len(weights.get(f"{self.block(0, 0, 0)}.{self.inside['skip']}.bias", ()))
-        return super().differs(weights, said) | {"Sc": width if said.get("skips") else 0}
+        return super().differs(weights, said) | {"Sc": self.skips(weights) if said.get("skips") else 0}
 
     def dead(self, config: Architecture, last: bool) -> tuple[str, ...]:
         return super().dead(config, last) + (() if config.Sc else ("skip",))
@@ -130,6 +135,7 @@ class JusperLeeDeep(JusperLeeSkip):
 
     name = "JusperLee, deep"
     mark = "separation.separation.0.conv1x1.weight"
+    blocks = "separation.separation.{index}"
     needed: ClassVar[tuple[str, ...]] = ("causal", "mask")
     # Its `Output` is the residual convolution, its `Sc_conv` that of the skip path.
     inside: ClassVar = {**JusperLee.inside, "residual": "Output", "skip": "Sc_conv"}
@@ -137,9 +143,6 @@ class JusperLeeDeep(JusperLeeSkip):
         **{ours: theirs for ours, theirs in JusperLee.parts.items() if ours != "decoder.conv"},
         "encoder.conv": "encoder.sequential.0",
     }
-
-    def block(self, repeat: int | str, place: int | str, index: int | str) -> str:
-        return f"separation.separation.{index}"
 
     def differs(self, weights: Weights, said: Said) -> dict[str, Any]:
         found = [name for name in weights if re.fullmatch(r"encoder\.sequential\.\d+\.bias", name)]
@@ -161,11 +164,12 @@ class JusperLeeDeep(JusperLeeSkip):
         return ("residual",) if last and config.Sc else () if config.Sc else ("skip",)
 
 
-class Asteroid(Project):
+class Asteroid(_Published):
     """https://github.com/asteroid-team/asteroid"""
 
     name = "asteroid"
     mark = "masker.TCN.0.shared_block.0.weight"
+    blocks = "masker.TCN.{index}"
     settings: ClassVar = {
         "n_src": "speakers",
         "n_filters": "N",
@@ -187,21 +191,14 @@ class Asteroid(Project):
         **Project.words,
         "encoder_activation": {None: "linear", "linear": "linear", "relu": "relu"},
     }
-    parts: ClassVar = {
-        "encoder.conv": "encoder.filterbank._filters",
-        "masker.norm": "masker.bottleneck.0",
-        "masker.bottleneck": "masker.bottleneck.1",
-        "masker.output_activation": "masker.mask_net.0",
-        "masker.output": "masker.mask_net.1",
-        "decoder.conv": "decoder.filterbank._filters",
-    }
+    parts: ClassVar = _outside(
+        "encoder.filterbank._filters masker.bottleneck.0 masker.bottleneck.1 masker.mask_net.1 decoder.filterbank._filters",
+        activation="masker.mask_net.0",
+    )
     inside: ClassVar = _block(
         "shared_block.0 shared_block.1 shared_block.2 shared_block.3 shared_block.4 shared_block.5 res_conv skip_conv"
     )
     scale: ClassVar = {"weight": "gamma", "bias": "beta"}
-
-    def block(self, repeat: int | str, place: int | str, index: int | str) -> str:
-        return f"masker.TCN.{index}"
 
     def within(self, config: Architecture) -> Mapping[str, str]:
         return {**self.inside, "depthwise": "shared_block.3.0"} if config.causal else self.inside
@@ -212,7 +209,7 @@ class Asteroid(Project):
         return {
             **norm,
             "causal": f"{first}.{self.inside['depthwise']}.0.weight" in weights,
-            "Sc": len(weights.get(f"{first}.{self.inside['skip']}.bias", ())),
+            "Sc": self.skips(weights),
             "padding": "zeros",
         }
 
@@ -224,11 +221,12 @@ class Asteroid(Project):
         ]
 
 
-class Torchaudio(Project):
+class Torchaudio(_Published):
     """https://docs.pytorch.org/audio/stable/generated/torchaudio.models.ConvTasNet.html"""
 
     name = "torchaudio"
     mark = "mask_generator.input_conv.weight"
+    blocks = "mask_generator.conv_layers.{index}"
     settings: ClassVar = {
         "num_sources": "speakers",
         "enc_kernel_size": "L",
@@ -240,27 +238,20 @@ class Torchaudio(Project):
         "msk_num_stacks": "R",
         "msk_activate": "mask",
     }
-    parts: ClassVar = {
-        "encoder.conv": "encoder",
-        "masker.norm": "mask_generator.input_norm",
-        "masker.bottleneck": "mask_generator.input_conv",
-        "masker.output_activation": "mask_generator.output_prelu",
-        "masker.output": "mask_generator.output_conv",
-        "decoder.conv": "decoder",
-    }
+    parts: ClassVar = _outside(
+        "encoder mask_generator.input_norm mask_generator.input_conv mask_generator.output_conv decoder",
+        activation="mask_generator.output_prelu",
+    )
     inside: ClassVar = _block(
         "conv_layers.0 conv_layers.1 conv_layers.2 conv_layers.3 conv_layers.4 conv_layers.5 res_out skip_out"
     )
-
-    def block(self, repeat: int | str, place: int | str, index: int | str) -> str:
-        return f"mask_generator.conv_layers.{index}"
 
     def differs(self, weights: Weights, said: Said) -> dict[str, Any]:
         length = weights["encoder.weight"].shape[-1] if "encoder.weight" in weights else 0
         return {
             "norm": "gLN",
             "causal": False,
-            "Sc": len(weights.get(f"{self.block(0, 0, 0)}.{self.inside['skip']}.bias", ())),
+            "Sc": self.skips(weights),
             "padding": "odd" if length % 2 else "cut",
         }
 
@@ -268,11 +259,12 @@ class Torchaudio(Project):
         return ()  # its last block has no residual convolution
 
 
-class Naplab(Project):
+class Naplab(_Published):
     """https://github.com/naplab/Conv-TasNet, the authors' code"""
 
     name = "naplab"
     mark = "TCN.BN.weight"
+    blocks = "TCN.TCN.{index}"
     settings: ClassVar = {
         "enc_dim": "N",
         "feature_dim": "B",
@@ -284,18 +276,8 @@ class Naplab(Project):
         "num_spk": "speakers",
         "causal": "causal",
     }
-    parts: ClassVar = {
-        "encoder.conv": "encoder",
-        "masker.norm": "TCN.LN",
-        "masker.bottleneck": "TCN.BN",
-        "masker.output_activation": "TCN.output.0",
-        "masker.output": "TCN.output.1",
-        "decoder.conv": "decoder",
-    }
+    parts: ClassVar = _outside("encoder TCN.LN TCN.BN TCN.output.1 decoder", activation="TCN.output.0")
     inside: ClassVar = _block("conv1d nonlinearity1 reg1 dconv1d nonlinearity2 reg2 res_out skip_out")
-
-    def block(self, repeat: int | str, place: int | str, index: int | str) -> str:
-        return f"TCN.TCN.{index}"
 
     def differs(self, weights: Weights, said: Said) -> dict[str, Any]:
         causal = "TCN.LN.gain" in weights
@@ -303,7 +285,7 @@ class Naplab(Project):
             "norm": "cumulative" if causal else "gLN",
             "causal": causal,
             "mask": "sigmoid",
-            "Sc": len(weights.get(f"{self.block(0, 0, 0)}.{self.inside['skip']}.bias", ())),
+            "Sc": self.skips(weights),
             "padding": "naplab",
         }
 

@@ -11,7 +11,8 @@ from typing import Any
 
 import torch
 
-from headwater.config import FeatureSet, fingerprint
+from headwater.config import FeatureSet
+from headwater.identity import fingerprint
 from headwater.nn.upstream import Upstream
 from headwater.results.bundle import source_sha256
 from headwater.store.sources import is_library, sources_sha256

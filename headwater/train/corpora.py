@@ -10,7 +10,7 @@ from typing import Any, Literal
 from torch import Tensor
 
 from headwater.audio import read
-from headwater.config import DataConfig, fingerprint
+from headwater.config import DataConfig
 from headwater.data.corpus import Corpus, Utterance, drop_small_speakers
 from headwater.data.features import is_features, read_features
 from headwater.data.measure import audio_sha256, measure
@@ -19,6 +19,7 @@ from headwater.data.readers import read_corpus
 from headwater.data.splits import ensure_splits
 from headwater.data.text import some
 from headwater.errors import DataError, nearest
+from headwater.identity import fingerprint
 
 
 @dataclass(frozen=True)

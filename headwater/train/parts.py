@@ -13,9 +13,10 @@ from torch import Tensor, nn
 
 import headwater
 from headwater.audio.io import resampled
-from headwater.config import ExtractConfig, FeatureSet, GridConfig, RunConfig, merge, numbers, validate
+from headwater.config import ExtractConfig, FeatureSet, GridConfig, RunConfig
 from headwater.data.features import common_features, features_of_file, is_features
 from headwater.errors import DataError, HeadwaterError, UsageError
+from headwater.identity import numbers
 from headwater.loading import load_upstream
 from headwater.nn.featurizer import Featurizer
 from headwater.nn.upstream import Upstream
@@ -24,6 +25,7 @@ from headwater.probes.knn import NearestNeighbours
 from headwater.registry import downstreams
 from headwater.results.bundle import read_model, register_plugins, source_sha256
 from headwater.results.run import RunFolder
+from headwater.settings import merge, validate
 from headwater.store import Bank
 from headwater.train.corpora import Reader
 from headwater.train.distributed import World, local_device

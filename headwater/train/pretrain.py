@@ -13,17 +13,19 @@ import torch
 from torch import Tensor
 
 import headwater
-from headwater.config import DataConfig, PretrainConfig, anchored, fingerprint, flatten, numbers, validate
+from headwater.config import DataConfig, PretrainConfig
 from headwater.data.corpus import Corpus, Utterance
 from headwater.data.demo import demo_corpus
 from headwater.data.features import common_features, count_frames
 from headwater.data.measure import audio_sha256, measure
 from headwater.errors import DataError, UsageError
+from headwater.identity import anchored, fingerprint, numbers
 from headwater.metrics import evaluate
 from headwater.registry import objectives
 from headwater.results.bundle import source_sha256
 from headwater.results.files import write_bytes, write_json, write_rows
 from headwater.results.run import RunFolder
+from headwater.settings import flatten, validate
 from headwater.store.features import enough_memory
 from headwater.train.corpora import load_corpus, read_utterance, spread
 from headwater.train.distributed import World, local_device

@@ -14,7 +14,8 @@ from typing import Any
 import torch
 
 import headwater
-from headwater.config import RunConfig, anchored, fingerprint
+from headwater.config import RunConfig
+from headwater.identity import anchored, fingerprint
 from headwater.metrics import Metric
 from headwater.metrics.breakdown import Groups, break_down
 from headwater.metrics.rows import Row, Table

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from headwater.config import fingerprint
 from headwater.data.text import lines
 from headwater.errors import DataError, UsageError
+from headwater.identity import fingerprint
 from headwater.results.files import write_bytes, write_json
 from headwater.weights import read_safetensors, to_bytes
 

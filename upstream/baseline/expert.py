@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from headwater.audio.frontends import build_frontend
-from headwater.config import merge
 from headwater.nn.upstream import Upstream, refuse_ckpt
 from headwater.registry import Card
+from headwater.settings import merge
 
 FORMS = ("kaldi", "input", "spectrogram", "nii", "waveform")
 

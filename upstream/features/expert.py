@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from headwater.config import FeatureSet, merge, validate
+from headwater.config import FeatureSet
 from headwater.nn.upstream import NoFrontend, Upstream, refuse_ckpt
 from headwater.registry import Card
+from headwater.settings import merge, validate
 
 
 class PrecomputedFeatures(Upstream):
