@@ -7,6 +7,7 @@
 | fairseq since | model, cfg | the same, plain dicts |
 | S3PRL | model_weight | model_cfg, task_cfg |
 | WavLM, UniSpeech-SAT | model, cfg | cfg, one flat dict |
+| a countermeasure of NII's project 07 | a state dict, or one under state_dict | nowhere: seen from names and shapes |
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from torch import Tensor
 
 from headwater.errors import DataError, UsageError
 from headwater.pickles import StandIn, read_pickle
@@ -63,6 +66,11 @@ _OMEGACONF = (
 STAND_INS = {f"fairseq.{name}" for name in _FAIRSEQ} | {f"omegaconf.{name}" for name in _OMEGACONF} | {"typing.Any"}
 _MOST = 20_000  # settings in a file
 MOST_LAYERS = 64
+# Where the countermeasures of https://arxiv.org/abs/2111.07725 keep the model that was fine-tuned with them: LLGF, and LGF and GF.
+TUNED = ("ssl_model.", "m_ssl.")
+# What no shape tells, of the five models that they begin with: strides by kernels, attention heads by dims.
+_STRIDES = {(10, 3, 3, 3, 3, 2, 2): (5, 2, 2, 2, 2, 2, 2)}
+_ATTENTION_HEADS = {768: 12, 1024: 16, 1280: 16}
 
 
 @dataclass(frozen=True)
@@ -74,13 +82,19 @@ class Checkpoint:
     weights: dict[str, Any]
 
 
-def read_fairseq(path: str | Path) -> Checkpoint:
+def read_fairseq(path: str | Path, named: str | None = None) -> Checkpoint:
     """A checkpoint of one of the forms above.
+
+    Args:
+        named: the model type that the user named, see `tuned_countermeasure`.
 
     Raises:
         DataError: missing, broken, or of another form. Nothing in it was run.
     """
     file = read_pickle(path, STAND_INS)
+    tuned = tuned_countermeasure(file, path, named)
+    if tuned is not None:
+        return tuned
     if not isinstance(file, dict):
         raise DataError(f"{path} holds {type(file).__name__}, not a checkpoint of fairseq or S3PRL")
     held = file.get("model_weight", file.get("model"))
@@ -91,6 +105,65 @@ def read_fairseq(path: str | Path) -> Checkpoint:
         )
     model, task = _settings(file, path)
     return Checkpoint(model, task, _flat(held))
+
+
+def state_dict_in(content: Any) -> Any:
+    """What a checkpoint holds under `state_dict`, else the content itself."""
+    inside = content.get("state_dict") if isinstance(content, Mapping) else None
+    return inside if isinstance(inside, Mapping) else content
+
+
+def tuned_countermeasure(content: Any, path: str | Path, named: str | None = None) -> Checkpoint | None:
+    """The model that was fine-tuned inside a countermeasure (`TUNED`), with the back-end's tensors beside it; None where the content is no such state dict.
+
+    named: "hubert" or not; it counts where nothing of the pretraining is left in the file that would tell HuBERT from wav2vec 2.0.
+
+    Raises DataError where strides or attention heads, which are in no file of this form, are not those of the published models.
+    """
+    state = state_dict_in(content)
+    found = [part for part in TUNED if isinstance(state, Mapping) and any(str(name).startswith(part) for name in state)]
+    if not found:
+        return None
+    prefix = f"{found[0]}model."
+    weights = {str(name): value for name, value in state.items()}
+    inside = {name.removeprefix(prefix): value for name, value in weights.items() if name.startswith(prefix)}
+    # These countermeasures hear the waveform as it is, whatever their model was pretrained on.
+    return Checkpoint(_seen(inside, f"{path}: {prefix}", named), {"normalize": False}, weights)
+
+
+def _seen(weights: Mapping[str, Any], where: str, named: str | None) -> dict[str, Any]:
+    """The settings of a wav2vec 2.0 or HuBERT that its names and shapes leave open."""
+    held = (weights.get(f"feature_extractor.conv_layers.{layer}.0.weight") for layer in range(MOST_LAYERS))
+    convs = [value.shape for value in held if isinstance(value, Tensor) and value.dim() == 3]
+    kernels = tuple(shape[2] for shape in convs)
+    if kernels not in _STRIDES:
+        raise DataError(
+            f"{where}feature_extractor has convolutions with kernels of {list(kernels)}; a state dict does not say their strides, "
+            f"which are known for {' and for '.join(str(list(known)) for known in _STRIDES)}"
+        )
+    norm = weights.get("encoder.layer_norm.weight")
+    dims = len(norm) if isinstance(norm, Tensor) and norm.dim() else 0
+    if dims not in _ATTENTION_HEADS:
+        known = ", ".join(f"{heads} for {size} dims" for size, heads in _ATTENTION_HEADS.items())
+        raise DataError(
+            f"{where}encoder has {dims or 'no'} dims (layer_norm.weight); a state dict does not say its attention heads, which are known to be {known}"
+        )
+    if "encoder.layers.0.self_attn.grep_a" in weights:
+        raise DataError(
+            f"{where}encoder is a WavLM (self_attn.grep_a); a state dict does not say how far its relative positions reach"
+        )
+    quantized = any(name.startswith(("quantizer.", "project_q.")) for name in weights)
+    clustered = any(name.startswith(("label_embs_concat", "final_proj.")) for name in weights)
+    hubert = not quantized and (clustered or named == "hubert")
+    return {
+        "_name": "hubert" if hubert else "wav2vec2",
+        "conv_feature_layers": [
+            (shape[0], shape[2], stride) for shape, stride in zip(convs, _STRIDES[kernels], strict=True)
+        ],
+        "encoder_attention_heads": _ATTENTION_HEADS[dims],
+        # A layer norm at each convolution goes with pre-norm layers in all of these models.
+        "layer_norm_first": "feature_extractor.conv_layers.0.2.1.weight" in weights,
+    }
 
 
 def _settings(file: Mapping[str, Any], path: str | Path) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -197,3 +197,17 @@ def make_trials(folder: Path, *, speakers: int = 3, utterances: int = 5) -> Path
     ]
     (folder / "trials.txt").write_text("".join(rows), encoding="utf-8")
     return folder / "trials.txt"
+
+
+def write(path: Path, text: str | bytes) -> Path:
+    """A file of this content, with the folders above it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    return path
+
+
+def touch(folder: Path, *names: str) -> Path:
+    """Empty files of these names; returns the folder."""
+    for name in names:
+        write(folder / name, b"")
+    return folder

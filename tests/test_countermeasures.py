@@ -315,7 +315,6 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "not a number": ({"m_transform.0.3.bias": torch.full((64,), torch.nan)}, "NaN or infinity"),
     "no output": ({"m_output_act.0.weight": None}, r"no m_output_act\.0\.weight"),
     "an output of three": ({"m_output_act.0.weight": torch.zeros(3, 96), "m_output_act.0.bias": torch.zeros(3)}, "output of 3 dims"),
-    "a fine-tuned SSL model": ({"ssl_model.encoder.weight": torch.zeros(3)}, "fine-tuned SSL model"),
 }  # fmt: skip
 
 

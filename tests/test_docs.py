@@ -41,6 +41,14 @@ TINY = [
     *("-o", "model.transformer.hidden_size=16,,model.transformer.num_attention_heads=2"),
     *("-o", "model.transformer.num_hidden_layers=1,,model.transformer.intermediate_size=32"),
 ]
+# Where the whole demo, and not training, is what takes long: a transformer or WORLD for every utterance of it. By a word of the command.
+FEW = ["--limit", "48"]
+SMALLER = {
+    "tera": FEW,
+    "hf:my_hubert": FEW,
+    "separation": ["-o", "task.mixtures=4,,task.superb.hidden=16,,batch.size=2"],
+    "vocoder": ["-o", "data.limit=1,,batch.size=1"],
+}
 PREPROCESS = {
     f"preprocess/{file.name}": getattr(preprocess_commands, file.stem) for file in (ROOT / "preprocess").glob("*.py")
 }
@@ -111,7 +119,7 @@ def shortened(main: Callable[..., int], words: list[str]) -> list[str]:
         masked = not {"-e", "--plugin"} & set(words) and "transformer" in objectives[name].config["model"]
         return QUICK_PRETRAINING + TINY * masked
     training = main is run_main and not {"evaluate", "predict", "inference"} & set(words) and "--dry-run" not in words
-    return QUICK if training else []
+    return QUICK + [word for name in SMALLER if name in words for word in SMALLER[name]] if training else []
 
 
 @pytest.fixture()

@@ -21,7 +21,7 @@ from headwater.downstream.separation.expert import Separation
 from headwater.downstream.separation.scoring import best_order
 from headwater.downstream.separation.settings import READS, SeparationConfig
 from mixture_corpora import RATE, make_list, voice, write_rows, write_voices
-from test_signals import answer, die_at, result
+from signals import answer, die_at, result
 
 from headwater.audio.write import Signal
 from headwater.config import DataConfig

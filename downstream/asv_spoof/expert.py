@@ -252,6 +252,15 @@ class AsvSpoof(Task):
         found = nii.read(self.config.system.weights)
         if found.unused:
             self.notes.append(f"{found.path}: not used are {some(sorted(found.unused), 5)}")
+        if found.tuned and upstream.file_sha256 != file_sha256(Path(found.path)):
+            raise UsageError(
+                f"{found.path} holds an SSL model and the back-end that was trained on it; on {upstream.name} its scores mean nothing. Take both from the "
+                f"one file, with its recipe: -u wav2vec2 -k {found.path} -v ssl-llgf (or ssl-lgf, ssl-gf) -o task.system.weights={found.path}"
+            )
+        if found.tuned:
+            self.notes.append(
+                f"{found.path}: this back-end was trained on the last hidden state (-s last_hidden_state)"
+            )
         if found.upstream is not None and upstreams[found.upstream["name"]].name != upstream.name:
             raise UsageError(
                 f"{found.path} was trained on the front-end {found.upstream['name']}, and this is {upstream.name}: take -u {found.upstream['name']}"

@@ -1,4 +1,4 @@
-"""Weights of the countermeasures of NII's project-NN-Pytorch-scripts: projects 02, 03 and 04, and the back-ends of 07 on SSL front-ends.
+"""Weights of the countermeasures of NII's project-NN-Pytorch-scripts: projects 02, 03 and 04, and the back-ends of 07 on SSL front-ends, fixed or fine-tuned.
 
 Which system a state dict is of is seen from its names and shapes, but for three things: AM-softmax and P2SGrad have the same tensors, so the user says which it
 is; `window` is that of the papers, and so is whether ending lstm takes the mean (sigmoid, cross entropy) or the sum, unless the user says something else.
@@ -14,6 +14,7 @@ from typing import Any
 from torch import Tensor
 
 from headwater.errors import DataError, UsageError
+from headwater.fairseq import TUNED, state_dict_in
 from headwater.pickles import read_pickle
 from headwater.weights import fitting_state, is_safetensors, read_safetensors, shapes_of, some
 
@@ -27,7 +28,6 @@ BANKS: dict[tuple[int, int], dict[str, Any]] = {
     (257, 60): {"name": "nii_lfb"},
     (256, 20): {"name": "nii_lfcc", "config": {"nii": {"feat_type": "lfcc", "n_fft": 1024, "max_freq": 0.5}}},
 }
-FINE_TUNED = ("ssl_model.", "m_ssl.")
 # What no score depends on, by how its name begins or ends, and why.
 UNUSED = {
     "input_mean": "normalisation that these systems do not use",
@@ -47,6 +47,7 @@ class Found:
     """A file of theirs.
 
     settings: what it is of, for `SystemConfig`; upstream: settings of the one that it was trained on, None where that is not seen; unused: names, and why.
+    tuned: whether an SSL model lies beside this back-end, fine-tuned with it; it is not in `state` (`headwater.fairseq` reads it, as an upstream).
     """
 
     path: str
@@ -54,6 +55,7 @@ class Found:
     settings: dict[str, Any]
     upstream: dict[str, Any] | None
     unused: dict[str, str]
+    tuned: bool = False
 
 
 def read(path: str | Path) -> Found:
@@ -62,22 +64,14 @@ def read(path: str | Path) -> Found:
     Raises:
         DataError: missing, broken, or no countermeasure of these projects.
     """
-    content = read_safetensors(path) if is_safetensors(path) else read_pickle(path)
-    if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
-        content = content["state_dict"]
+    content = state_dict_in(read_safetensors(path) if is_safetensors(path) else read_pickle(path))
     if not isinstance(content, Mapping) or not all(isinstance(value, Tensor) for value in content.values()):
         raise DataError(f"{path}: no state dict (tensors by name), nor a checkpoint with one under 'state_dict'")
-    state = {str(name): value for name, value in content.items()}
-    tuned = [name for name in state if name.startswith(FINE_TUNED)]
-    if tuned:
-        raise DataError(
-            f"{path} holds a fine-tuned SSL model besides its back-end ({some(tuned, 3)}): the back-end means nothing on another one, and these weights "
-            "cannot be loaded as an upstream"
-        )
+    state = {str(name): value for name, value in content.items() if not str(name).startswith(TUNED)}
     settings = _settings(state, str(path))
     unused = {name: UNUSED[name] for name in state if name in UNUSED}
     unused |= {name: "a counter" for name in state if name.rpartition(".")[2] == COUNTER}
-    return Found(str(path), state, settings, _upstream(state), unused)
+    return Found(str(path), state, settings, _upstream(state), unused, tuned=len(state) < len(content))
 
 
 def settled(config: SystemConfig, found: Found) -> SystemConfig:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from headwater.errors import UsageError
 from headwater.hf.files import read_encoder, write_directory
 from headwater.hf.model import SpeechEncoder
-from headwater.registry import upstreams
+from headwater.registry import Card, upstreams
 from headwater.weights import some
 
 
@@ -26,21 +27,26 @@ def convert(source: Path, target: Path, *, upstream: str | None = None, force: b
         raise UsageError(f"{source} is a directory already: -u hf:{source} loads it")
     if upstream is not None and not issubclass(upstreams[upstream].load(), SpeechEncoder):
         raise UsageError(f"-u {upstream} is no speech encoder of transformers")
-    encoder = read_encoder(source)
+    encoder = read_encoder(source, named=None if upstream is None else _type(upstreams[upstream]))
     name = upstream or _named(encoder.settings.architecture["model_type"])
     write_directory(target, name, encoder.settings, encoder.weights)
     count = sum(value.numel() for value in encoder.weights.values())
     left = (
-        f"left out, as only pretraining or recognition needs them: {some(encoder.unused)}"
+        f"left out, as only pretraining, recognition or a countermeasure needs them: {some(encoder.unused)}"
         if encoder.unused
         else "no tensor was left out"
     )
     return f"{target}: {encoder.settings.architecture['model_type']}, {count} numbers; -u hf:{target} loads it, and so does transformers\n{left}"
 
 
+def _type(card: Card) -> Any:
+    """The model type of a card's own architecture, None where it has none."""
+    return card.config.get("architecture", {}).get("model_type")
+
+
 def _named(model_type: str) -> str:
     """The upstream whose own architecture is of this type, the first on the cards; else the one for all of them."""
     for card in upstreams:
-        if card.config.get("architecture", {}).get("model_type") == model_type and card.plugin is None:
+        if _type(card) == model_type and card.plugin is None:
             return card.name
     return next(card.name for card in upstreams if card.prefix == "hf:")

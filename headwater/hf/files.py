@@ -11,14 +11,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from headwater.config import validate
 from headwater.errors import DataError, UsageError
-from headwater.fairseq import read_fairseq
+from headwater.fairseq import Checkpoint, read_fairseq, tuned_countermeasure
 from headwater.hf.architectures import architecture_of, build, config_of, kind_of
 from headwater.hf.keys import Renamed, encoder_of, fit, from_fairseq, from_transformers
 from headwater.hf.settings import EncoderSettings
 from headwater.pickles import read_pickle
 from headwater.results.files import write_bytes, write_json
+from headwater.settings import validate
 from headwater.weights import blaming, is_safetensors, read_header, read_safetensors
 
 # layer_norm's in fairseq, and the feature extractor's in transformers.
@@ -34,11 +34,12 @@ class Encoder:
     unused: tuple[str, ...] = field(default=())
 
 
-def read_encoder(path: str | Path, normalize: float | None = None) -> Encoder:
+def read_encoder(path: str | Path, normalize: float | None = None, named: str | None = None) -> Encoder:
     """The encoder in a file or directory.
 
     Args:
         normalize: see `EncoderSettings`; for directories that do not say it.
+        named: the model type that the user named; for files that do not say theirs.
 
     Raises:
         DataError: missing, broken, of something else, or with weights that do not fit its settings. Nothing in it was run.
@@ -50,11 +51,10 @@ def read_encoder(path: str | Path, normalize: float | None = None) -> Encoder:
         raise UsageError(
             f"upstream.config.normalize: {path} says by itself whether waveforms are normalised; leave it out"
         )
-    return _ours(path) if is_safetensors(path) else _fairseq(path)
+    return _ours(path, named) if is_safetensors(path) else _fairseq(read_fairseq(path, named), path)
 
 
-def _fairseq(path: Path) -> Encoder:
-    file = read_fairseq(path)
+def _fairseq(file: Checkpoint, path: Path) -> Encoder:
     inside, outside = encoder_of(file.weights, str(path))
     normalize = file.task.get("normalize", file.model.get("normalize"))
     with blaming(path):
@@ -69,9 +69,12 @@ def _fairseq(path: Path) -> Encoder:
     return _fitted(settings, Renamed(renamed.weights, (*outside, *renamed.unused)), path)
 
 
-def _ours(path: Path) -> Encoder:
+def _ours(path: Path, named: str | None = None) -> Encoder:
     said = read_header(path).get("config")
     if not isinstance(said, dict):
+        tuned = tuned_countermeasure(read_safetensors(path), path, named)
+        if tuned is not None:
+            return _fairseq(tuned, path)
         raise DataError(
             f"{path}: a safetensors file, but none of headwater's with settings in its header; give the directory that it lies in"
         )

@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from headwater.config import merge, validate
 from headwater.download import file_sha256
 from headwater.errors import UsageError
 from headwater.hf.architectures import build, config_of
@@ -19,6 +18,7 @@ from headwater.hf.spectral import W2vBertUpstream, WhisperUpstream
 from headwater.hf.waveform import TransformersUpstream, WaveformEncoder
 from headwater.nn.upstream import Upstream
 from headwater.registry import Card
+from headwater.settings import merge, validate
 from headwater.store.features import enough_memory
 
 # For all other models: `WaveformEncoder`.
@@ -58,7 +58,7 @@ class SpeechEncoder(Upstream):
         if config.get("architecture"):
             raise UsageError(f"upstream.config.architecture is for random weights without a file; {source} has its own")
         place = locate(source)
-        encoder = read_encoder(place.folder, _said(config))
+        encoder = read_encoder(place.folder, _said(config), choices.architecture.get("model_type"))
         if random is not None:
             return made(encoder.settings, _fresh(encoder.settings, random))
         with enough_memory("the model is too large; choose a smaller one"):

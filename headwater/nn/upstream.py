@@ -44,7 +44,7 @@ class Features:
 class UpstreamSpec:
     """What a head may know of the upstream below it.
 
-    weights_sha256: of the one file that its weights were read from, None where there is none.
+    file_sha256: of the one file that its weights were read from, None where there is none.
     """
 
     name: str
@@ -54,7 +54,7 @@ class UpstreamSpec:
     out_dim: int
     layer_dims: tuple[int, ...]
     layer_names: tuple[str, ...]
-    weights_sha256: str | None = None
+    file_sha256: str | None = None
 
 
 class NoFrontend(nn.Module):
