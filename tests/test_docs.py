@@ -42,7 +42,7 @@ TINY = [
     *("-o", "model.transformer.num_hidden_layers=1,,model.transformer.intermediate_size=32"),
 ]
 # Where the whole demo, and not training, is what takes long: a transformer or WORLD for every utterance of it. By a word of the command.
-FEW = ["--limit", "48"]
+FEW = ["--limit", "24"]
 SMALLER = {
     "tera": FEW,
     "hf:my_hubert": FEW,

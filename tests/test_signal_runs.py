@@ -15,6 +15,7 @@ from ranks import two_processes
 from signals import RATE, answer, die_at, make_mixtures, result, words
 
 from headwater.results.files import read_rows
+from headwater.train.runner import illustrate
 from headwater.weights import read_safetensors
 
 Command = Callable[..., Answer]
@@ -27,8 +28,9 @@ def mixtures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fresh_registry: None) -> Path:
-    """A store of each test's own, and plugins."""
+    """A store of each test's own, plugins, and reports without drawings, which take longer than the runs."""
     monkeypatch.setenv("HEADWATER_STORE", str(tmp_path / "store"))
+    monkeypatch.setattr("headwater.train.runner.illustrate", lambda *given, **named: None)
     return tmp_path / "store"
 
 
@@ -124,7 +126,10 @@ def test_a_rate_at_which_frames_lie_between_samples_is_refused(command: Command,
 # results
 
 
-def test_the_result_has_groups_and_the_report_plays_and_draws_clips(command: Command, mixtures: Path) -> None:
+def test_the_result_has_groups_and_the_report_plays_and_draws_clips(
+    command: Command, mixtures: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("headwater.train.runner.illustrate", illustrate)
     said = command(*words(mixtures, "waveform"), "-p", "run")
     assert said.code == 0 and "test       by pair: under `breakdown` in the result" in said.out
     groups = result("run")["breakdown"]["test"]["pair"]
