@@ -119,7 +119,8 @@ def shortened(main: Callable[..., int], words: list[str]) -> list[str]:
         masked = not {"-e", "--plugin"} & set(words) and "transformer" in objectives[name].config["model"]
         return QUICK_PRETRAINING + TINY * masked
     training = main is run_main and not {"evaluate", "predict", "inference"} & set(words) and "--dry-run" not in words
-    return QUICK + [word for name in SMALLER if name in words for word in SMALLER[name]] if training else []
+    smaller = [word for name in SMALLER if name in words for word in SMALLER[name]]
+    return QUICK + smaller if training else FEW if words[0] == "units" and "tera" in words else []
 
 
 @pytest.fixture()
@@ -155,7 +156,8 @@ def shell(
         try:
             with monkeypatch.context() as patch:
                 if quick:  # drawing takes longer than twenty steps, and has tests of its own
-                    patch.setattr("headwater.results.plots.confusion_plot", lambda *arguments, **settings: PIXEL)
+                    for plot in ("confusion_plot", "signals_plot"):
+                        patch.setattr(f"headwater.results.plots.{plot}", lambda *arguments, **settings: PIXEL)
                 code = guarded(main, [*words, *(shortened(main, words) if quick else [])])
         except SystemExit as ended:
             code = int(ended.code or 0)
