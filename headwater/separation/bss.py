@@ -133,7 +133,7 @@ def _project(signals: Tensor, sources: Tensor, taps: int) -> _Energies:
 
 def _solve(matrix: Tensor, sides: Tensor) -> Tensor:
     """matrix^-1 sides; the shortest least-squares solution where the matrix has no inverse (sources that are alike, or silent)."""
-    # By Cholesky, as these are Gram matrices: half the work of LU, whose pivots torch 2.13 has refused as invalid on a busy machine, not twice on the same data.
+    # By Cholesky, as these are Gram matrices: half the work of LU, whose pivots torch 2.13 once refused on a busy machine, and not again.
     factor, info = torch.linalg.cholesky_ex(matrix)
     answer = torch.cholesky_solve(sides, factor)
     singular = (info != 0) | ~answer.isfinite().flatten(-2).all(-1)
