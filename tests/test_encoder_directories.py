@@ -110,7 +110,7 @@ def unlink(name: str) -> Callable[[Path], Any]:
         (lambda folder: rewrite(folder / "config.json", num_hidden_layers=4), r"lacks encoder\.layers\.3\."),
         (lambda folder: rewrite(folder / "config.json", num_hidden_layers=10**9), "may be 1 to 1000"),
         (lambda folder: rewrite(folder / "config.json", hidden_size="big"), "describe no model"),
-        (lambda folder: rewrite(folder / "config.json", hidden_size=10**9), "describe no model"),
+        (lambda folder: rewrite(folder / "config.json", hidden_size=10**9), "may be 1 to 100000"),
         (lambda folder: (folder / "model.safetensors").write_bytes(b"12345678{"), "not a whole safetensors file"),
     ],
 )

@@ -35,6 +35,7 @@ KINDS = {
 _NEVER = {"auto_map", "attn_implementation", "_attn_implementation", "quantization_config", "_experts_implementation"}
 # Parts and tables that are made before a file's tensors can show that they are too many.
 _MOST = {
+    "hidden_size": 100_000,
     "num_hidden_layers": 1000,
     "encoder_layers": 1000,
     "num_feat_extract_layers": 64,

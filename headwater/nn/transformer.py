@@ -292,6 +292,7 @@ class ReconstructionHead(nn.Module):
 
 
 def _initialise(module: nn.Module, std: float) -> None:
-    if isinstance(module, nn.Linear):
+    # Without memory there is nothing to draw, and torch would load its compiler to find that out.
+    if isinstance(module, nn.Linear) and not module.weight.is_meta:
         nn.init.normal_(module.weight, std=std)
         nn.init.zeros_(module.bias)
