@@ -2,9 +2,10 @@
 
     python bench/ssl_models.py ../shared/data --out /tmp/ssl [--models tera.demo] [--tasks phone_linear] [--seeds 3] [--fine_tune] [--only-table]
 
-Every layer, the learned sum and all seeds are trained side by side; the rows are the sum and the last layer. Four speaker-disjoint folds are pooled; of an
-utterance's score the mean over the seeds is taken. The intervals are over speakers. Runs that are finished are not run again, so several of these may share
-the work: `--part 0/2`, `--part 1/2`.
+All seeds are trained side by side, and every layer with them where that costs little; the rows are the sum and the last layer. Four speaker-disjoint folds
+are pooled; of an utterance's score the mean over the seeds is taken. The intervals are over speakers. Larger heads and fine-tuned models take fewer steps,
+the same for every row (`SHORTENED`, `FINE_TUNING`). Runs that are finished are not run again, so several of these may share the work: `--part 0/2`,
+`--part 1/2`.
 """
 
 from __future__ import annotations
@@ -34,13 +35,18 @@ LISTS = {
 }
 FEATURES = ("mel", "fbank", "fbank_no_cmvn")
 SEED = 1337
+# Heads whose matrices take most of the time: fewer steps at a higher rate, and only the two layers of the rows.
+SHORTENED = {
+    task: ["-o", "optimizer.lr=3e-3,,runner.total_steps=300,,runner.eval_step=100,,runner.save_step=100"]
+    for task in ("phone_1hidden", "phone_concat")
+}
 # Of fine-tuning: as many steps as a small model takes on two cores, at a rate of its own.
 FINE_TUNING = [
     "-f",
     "--upstream_lr",
     "1e-4",
     "-o",
-    "runner.total_steps=400,,runner.eval_step=100,,runner.save_step=100",
+    "batch.size=8,,runner.total_steps=200,,runner.eval_step=200,,runner.save_step=200",
 ]
 
 
@@ -51,6 +57,19 @@ def systems(models: Iterable[str], fine_tune: bool) -> dict[str, list[str]]:
         found[model] = ["-u", model]
         found[f"{model} random"] = ["-u", model, "-o", "upstream.config.random_weights=1"]
     return found
+
+
+def runs_of(system: str, task: str, name: str, seeds: Sequence[int], fine_tune: bool) -> dict[str, list[str]]:
+    """Folder -> flags of the runs that a system needs on one list."""
+    if fine_tune:
+        # Every seed is a run of its own: no features are shared.
+        return {f"{name}-{seed}": [*FINE_TUNING, "--seed", str(seed)] for seed in seeds}
+    side_by_side = ["--seeds", str(len(seeds)), "--seed", str(SEED)]
+    if task in SHORTENED:
+        side_by_side += SHORTENED[task]
+        only = {} if system in FEATURES or "random" in system else {f"{name}-last": [*side_by_side, "-l", "-1"]}
+        return {name: side_by_side} | only
+    return {name: [*([] if system in FEATURES else ["--layers", "all"]), *side_by_side]}
 
 
 def selections(system: str, fine_tune: bool) -> dict[str, str]:
@@ -79,6 +98,8 @@ def scores(out: Path, system: str, selection: str, task: str, name: str, seed: i
     """The test rows of one selection and seed: of a run of its own, or of an arm of one."""
     own = place(out, system, task, f"{name}-{seed}")
     folder = own if (own / "result.json").is_file() else place(out, system, task, name)
+    if selection == "last" and task in SHORTENED:
+        folder, selection = place(out, system, task, f"{name}-last"), ""
     if not (folder / "result.json").is_file():
         return None
     if selection == "last":
@@ -167,12 +188,7 @@ def main() -> int:
                     str(args.data / "lists" / f"{name}.csv"),
                     *(["-o", labels] if "phone" in task else []),
                 ]
-                # Fine-tuned, every seed is a run of its own.
-                runs = {f"{name}-{seed}": [*FINE_TUNING, "--seed", str(seed)] for seed in seeds}
-                if not args.fine_tune:
-                    layers = [] if system in FEATURES else ["--layers", "all"]
-                    runs = {name: [*layers, "--seeds", str(args.seeds), "--seed", str(SEED)]}
-                for folder, flags in runs.items():
+                for folder, flags in runs_of(system, task, name, seeds, args.fine_tune).items():
                     path = place(out, system, task, folder)
                     if not (path / "result.json").is_file() and guarded(
                         run, [*line, "-d", task, *data, *flags, "-p", str(path)]

@@ -6,12 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
 from headwater.pretrained.features import frontend_of
 from headwater.pretrained.names import QUANTIZER, Rules, renamed
+from headwater.pretrained.predictive import PredictiveModel
 from headwater.pretrained.s3prl import read_apc_series
-from headwater.pretrained.upstream import Pretrained
 
 from .model import PredictiveGru, Settings
 
@@ -21,7 +19,7 @@ NAMES: Rules = (
 )
 
 
-class Apc(Pretrained):
+class Apc(PredictiveModel):
     """The output of every recurrent layer; of VQ-APC, too, before the quantizer."""
 
     settings_type = Settings
@@ -45,10 +43,3 @@ class Apc(Pretrained):
     def foreign(cls, path: str | Path, said: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
         settings, weights = read_apc_series(path)
         return settings, renamed(weights, NAMES)
-
-    def hidden_states(self, x: Tensor, lengths: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
-        return self.network(x, lengths), lengths
-
-    def quantized(self, x: Tensor, lengths: Tensor) -> Tensor:
-        _, quantized = self.network.predict(self.network(x, lengths)[-1])
-        return super().quantized(x, lengths) if quantized is None else quantized.codes

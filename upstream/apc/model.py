@@ -5,17 +5,15 @@ Sources: APC (https://arxiv.org/abs/1904.03240), VQ-APC (https://arxiv.org/abs/2
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 from headwater.config import Share
 from headwater.nn import gru
-from headwater.nn.quantizers import Quantized
 from headwater.nn.recurrent import pack, unpack
 from headwater.pretrained.features import FeatureSettings
+from headwater.pretrained.predictive import PredictiveNetwork
 from headwater.pretrained.quantizer import QuantizerSettings
 
 
@@ -35,7 +33,7 @@ class Settings(FeatureSettings):
         return self
 
 
-class PredictiveGru(nn.Module):
+class PredictiveGru(PredictiveNetwork):
     """GRU layers, and a linear map from the last one, or from what a quantizer makes of it, to the frames to come."""
 
     def __init__(self, settings: Settings, in_dim: int) -> None:
@@ -59,10 +57,3 @@ class PredictiveGru(nn.Module):
             packed = PackedSequence(data, packed.batch_sizes, packed.sorted_indices, packed.unsorted_indices)
             states.append(unpack(packed, x.shape[1]))
         return tuple(states)
-
-    def predict(self, hidden: Tensor, noise: Sequence[Tensor] | None = None) -> tuple[Tensor, Quantized | None]:
-        """The last state (B, T, hidden) -> the frames it foretells (B, T, in_dim), and what they were made of where a quantizer (which takes `noise`) is."""
-        if self.quantizer is None:
-            return self.postnet(hidden), None
-        quantized = self.quantizer(hidden, noise)
-        return self.postnet(quantized.codewords), quantized

@@ -11,8 +11,8 @@ from torch import Tensor
 from headwater.errors import DataError
 from headwater.pretrained.features import frontend_of
 from headwater.pretrained.names import QUANTIZER, Rules, renamed
+from headwater.pretrained.predictive import PredictiveModel
 from headwater.pretrained.s3prl import read_apc_series
-from headwater.pretrained.upstream import Pretrained
 from headwater.weights import is_whole
 
 from .model import MaskedConvolutions, Settings
@@ -26,7 +26,7 @@ NAMES: Rules = (
 )
 
 
-class Npc(Pretrained):
+class Npc(PredictiveModel):
     """Every block and the masked convolution on it, in turn, and the sum of the latter (or the bottleneck), before the quantizer."""
 
     settings_type = Settings
@@ -52,13 +52,6 @@ class Npc(Pretrained):
             if name.endswith(".conv_mask"):
                 weights[name] = _taps(mask, f"{path}: {name}")
         return settings, renamed(weights, NAMES)
-
-    def hidden_states(self, x: Tensor, lengths: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
-        return self.network(x, lengths), lengths
-
-    def quantized(self, x: Tensor, lengths: Tensor) -> Tensor:
-        _, quantized = self.network.predict(self.network(x, lengths)[-1])
-        return super().quantized(x, lengths) if quantized is None else quantized.codes
 
 
 def _taps(mask: Any, where: str) -> Tensor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -12,8 +11,8 @@ from torch.nn import functional
 
 from headwater.config import Share
 from headwater.nn.convolution import Activation, FrameBatchNorm, silence_beyond, where_padded
-from headwater.nn.quantizers import LinearCodebooks, Quantized
 from headwater.pretrained.features import FeatureSettings
+from headwater.pretrained.predictive import PredictiveNetwork
 from headwater.pretrained.quantizer import QuantizerSettings
 
 ACTIVATIONS: dict[str, Activation] = {"relu": functional.relu, "gelu": functional.gelu, "tanh": torch.tanh}
@@ -89,7 +88,7 @@ class MaskedConvolution(nn.Module):
         return torch.tanh(functional.conv1d(x, conv.weight * self.mask, conv.bias, padding=conv.padding))
 
 
-class MaskedConvolutions(nn.Module):
+class MaskedConvolutions(PredictiveNetwork):
     """Blocks, a masked convolution on each, and a linear map from their sum, or from what a quantizer makes of it, to the frame left out."""
 
     def __init__(self, settings: Settings, in_dim: int) -> None:
@@ -103,7 +102,7 @@ class MaskedConvolutions(nn.Module):
             MaskedConvolution(hidden, settings.kernel_size, settings.hidden_taps(number))
             for number in range(settings.n_blocks)
         )
-        self.quantizer: LinearCodebooks | None = None if settings.vq is None else settings.vq.build()
+        self.quantizer = None if settings.vq is None else settings.vq.build()
         width = settings.dim_bottleneck
         self.bottleneck = None if width is None else nn.Linear(hidden, width, bias=False)
         self.postnet = nn.Linear(width or hidden, in_dim)
@@ -122,10 +121,3 @@ class MaskedConvolutions(nn.Module):
         if self.bottleneck is not None:
             last = self.bottleneck(last)
         return *(state.transpose(1, 2) for state in states), last
-
-    def predict(self, hidden: Tensor, noise: Sequence[Tensor] | None = None) -> tuple[Tensor, Quantized | None]:
-        """The last state -> the frames (B, T, in_dim), and what they were made of where there is a quantizer, to which `noise` goes."""
-        if self.quantizer is None:
-            return self.postnet(hidden), None
-        quantized = self.quantizer(hidden, noise)
-        return self.postnet(quantized.codewords), quantized
