@@ -164,6 +164,7 @@ def test_scores_say_of_an_utterance_what_is_known_in_the_words_of_keys() -> None
     assert facts(1, attack="", codec="-", other="y") == {"attack": "-", "codec": "none"}
     assert facts(0, attack="A01", vocoder="-", codec="") == {"attack": "A01"}
     assert facts(0, attack="-") == {}
+    assert facts(0, gender="-") == {} and facts(1, gender="-") == {"gender": "-"}
 
 
 def test_predict_writes_the_score_that_evaluation_gives(tmp_path: Path, command: Callable[..., Answer]) -> None:

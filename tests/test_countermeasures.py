@@ -327,6 +327,22 @@ def test_weights_that_do_not_fit_are_refused_by_name(case: str, tmp_path: Path) 
         build(SystemConfig(weights=str(path)), 60)
 
 
+@pytest.mark.parametrize(
+    ("name", "tensor", "said"),
+    [
+        ("m_output_act.0.1.weight", torch.zeros(161, 4416), "hidden: Input should be a multiple of 2"),
+        ("m_output_act.0.1.weight", torch.zeros(()), r"no m_output_act\.0\.weight"),
+        ("m_angle.0.weight", torch.zeros(()), r"has criterion\.weight"),
+        ("m_transform.0.0.weight", torch.zeros(257, 0), "input_dim: Input should be greater"),
+    ],
+)  # fmt: skip
+def test_sizes_of_no_system_are_refused(name: str, tensor: Tensor, said: str, tmp_path: Path) -> None:
+    path = tmp_path / "weights.pt"
+    torch.save(changed("lfcc-lcnn-fixed-sig", **{name: tensor}), path)
+    with pytest.raises(DataError, match=said):
+        build(SystemConfig(weights=str(path)), 60)
+
+
 def test_weights_for_another_upstream_are_refused(tmp_path: Path) -> None:
     torch.save(filled(ssl_keys("LGF")), tmp_path / "lgf.pt")
     with pytest.raises(DataError, match=r"input\.weight has the shape \(128, 1024\)"):
@@ -363,7 +379,8 @@ def test_files_that_are_no_weights_are_refused_and_nothing_in_them_is_run(tmp_pa
 @pytest.mark.parametrize(
     ("given", "said"),
     [({"loss": "p2s"}, "p2sgrad"), ({"trunk": "lcn"}, "Did you mean 'lcnn'"), ({"ending": "fixed"}, "give window"),
-     ({"ending": "attention_"}, "one of mean, fixed"), ({"input": "conv"}, ", ".join(INPUTS)), ({"hidden": 3}, "hidden")],
+     ({"ending": "attention_"}, "one of mean, fixed"), ({"input": "conv"}, ", ".join(INPUTS)), ({"hidden": 3}, "hidden"),
+     ({"embedding": 1}, "embedding")],
 )  # fmt: skip
 def test_settings_of_no_system_are_refused(given: dict[str, Any], said: str) -> None:
     with pytest.raises(UsageError, match=said):

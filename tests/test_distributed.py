@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import ast
 import json
+import os
+import socket
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import ROOT
 from corpora import make_corpus, make_labels
 from ranks import two_processes
 
@@ -141,3 +147,36 @@ def test_only_the_first_process_writes(ranks: Path) -> None:
         assert sum(file.name.startswith("events.") for file in files) == starts
         assert not [file for file in files if file.name.endswith(".tmp")]
         assert (folder / "report.html").is_file()
+
+
+SHARE = """
+import torch
+from torch import nn
+from headwater.train.distributed import World
+
+world = World(torch.device("cpu"))
+frozen = nn.Parameter(torch.full((2,), float(world.rank)), requires_grad=False)
+module = nn.Sequential(nn.BatchNorm1d(2), nn.ParameterList([frozen]), nn.Linear(2, 1, bias=False))
+nn.init.constant_(module[2].weight, world.rank)
+module[0](torch.randn(8, 2, generator=torch.Generator().manual_seed(world.rank)))
+world.share(module)
+print(repr({name: value.tolist() for name, value in module.state_dict().items()}), flush=True)
+world.close()
+"""
+
+
+def test_statistics_of_batch_norm_are_those_of_the_first_process_where_dev_is_scored() -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    place = {**os.environ, "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-c", SHARE], env={**place, "RANK": str(rank)}, stdout=subprocess.PIPE, text=True, cwd=ROOT
+        )
+        for rank in range(2)
+    ]
+    first, second = (ast.literal_eval(process.communicate(timeout=120)[0]) for process in started)
+    assert first["0.running_mean"] != [0.0, 0.0]
+    trained = {name for name in first if first[name] != second[name]}
+    assert trained == {"2.weight"}

@@ -128,6 +128,16 @@ def test_files_that_do_not_fit_are_named_with_their_line(broken: Any, said: str,
     assert answer.code == 3 and said in answer.err
 
 
+def test_what_is_missing_for_a_number_is_noted(command: Any, tmp_path: Path) -> None:
+    file = tmp_path / "scores.csv"
+    lines = [f"-,{row['id']},{row['trial']},{row['score']},{row['asv_score']}" for row in trials()]
+    file.write_text("\n".join(["speaker,id,trial,score,asv_score", *lines]))
+    answer = command("score", "asv_spoof", str(file))
+    assert answer.code == 0 and "t_eer " not in answer.out
+    assert "no t-EER: it needs the columns asv_score and cm_score" in answer.out
+    assert "no speaker is known" in answer.out
+
+
 def test_a_key_beside_trials_that_say_their_kind_is_refused(command: Any, tmp_path: Path) -> None:
     file = tmp_path / "scores.txt"
     file.write_text(written(trials()))

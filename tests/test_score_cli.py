@@ -161,6 +161,31 @@ def test_what_a_dash_leaves_open_is_no_speaker_and_in_no_group_of_attacks(corpus
     assert sizes == {"attack": {"A07": 36, "A08": 35}, "codec": {"alaw": 24, "none": 24}}
 
 
+def test_a_dash_is_shared_in_columns_of_attacks_only(corpus: Corpus, command: Command) -> None:
+    """Under other keys it is not known: such trials are in no group, where they would be in all."""
+    rows = [
+        {
+            **row,
+            "room": ("-", "x", "y")[number % 3],
+            "toolkit": "-" if row["attack"] == "-" else ("-", "p", "q")[number % 3],
+        }
+        for number, row in enumerate(corpus.trials)
+    ]
+    key = corpus.write("key", "id,label,attack,room,toolkit\n{id},{label},{attack},{room},{toolkit}", rows)
+    parts = measured(command, corpus.write("s", PLAIN), "--key", key, "--by", "room", "--by", "toolkit")["breakdowns"]
+    sizes = {
+        name: {group: found["eer"]["n"] for group, found in part["groups"].items()} for name, part in parts.items()
+    }
+    assert sizes == {"room": {"x": 16, "y": 16}, "toolkit": {"p": 24 + 8, "q": 24 + 8}}
+    assert any("16 of 48 rows say no room" in note for note in parts["room"]["notes"])
+
+
+def test_speakers_that_only_some_trials_say_are_noted(corpus: Corpus, command: Command) -> None:
+    rows = [{**row, "speaker": "-" if number < 5 else row["speaker"]} for number, row in enumerate(corpus.trials)]
+    found = measured(command, corpus.write("s", PLAIN), "--key", corpus.write("key", PROTOCOL, rows))
+    assert any("5 of 48 trials say no speaker" in note for note in found["notes"])
+
+
 def test_groups_of_two_keys_are_those_of_the_challenge_table(corpus: Corpus, command: Command) -> None:
     found = measured(
         command, corpus.write("s", PLAIN), "--key", corpus.write("key", LA_KEY), "--by", "attack,codec", "--by", "codec"
@@ -222,6 +247,24 @@ def test_the_tandem_cost_of_2021_has_the_same_asv_in_another_form(corpus: Corpus
     assert name in found["breakdowns"]["attack, codec"]["groups"]["A07, alaw"]
 
 
+def transmitted(corpus: Corpus, name: str) -> str:
+    """The rows of a run on ASVspoof 2021."""
+    rows = [
+        {**row, "target": int(row["label"] == "bonafide"), "transmission": "ita_tx", "label": None}
+        for row in corpus.trials
+    ]
+    Path(name).write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return name
+
+
+def test_rows_of_a_run_on_2021_take_its_asv_without_a_key(corpus: Corpus, command: Command) -> None:
+    asv, asv_key = asv_2021(corpus)
+    given = ("--asv", asv, "--asv-key", asv_key)
+    keyed = measured(command, corpus.write("s", PLAIN), "--key", corpus.write("key", LA_KEY), *given)
+    found = measured(command, transmitted(corpus, "run.jsonl"), *given)
+    assert found["metrics"] == keyed["metrics"] and "min_tdcf_2021" in found["metrics"]
+
+
 def test_only_the_chosen_subset_is_scored(corpus: Corpus, command: Command) -> None:
     rest = [
         {**row, "id": row["id"].replace("E", "X"), "subset": "progress", "score": -row["score"]}
@@ -281,6 +324,7 @@ def edited(line: int, text: str | None, form: str = PLAIN) -> Callable[[Corpus, 
         (edited(99, None), edited(3, "LA_0002 LA_E_0001 - - bonafide", PROTOCOL), "key:3: 'LA_E_0001' is there twice, first on line 2"),
         (edited(99, None), edited(3, "LA_0002 LA_E_0002 - - genuine", PROTOCOL), "key:3: the label 'genuine'"),
         (edited(99, None), edited(3, "LA_E_0002 - - bonafide", PROTOCOL), "key:3: 4 columns where the ASVspoof 2019 protocol has 5"),
+        (edited(25, "LA_E_0024 A08 spoof 0.5", SCORES_2019), PROTOCOL, "s:25: 'LA_E_0024' is of the attack A08 here and of A07 in key:25"),
         (edited(99, None), "{id} {label} x", "key:1: 3 columns; a key has 5 columns"),
         (edited(99, None), "file,label\n{id},{label}", "key:1: there is no column `path` or `id`"),
         (edited(99, None), "path,label\n{id},{label},x", "key:2: 3 columns where the header has 2"),
@@ -309,6 +353,8 @@ def test_asv_scores_of_another_corpus_are_refused(corpus: Corpus, command: Comma
     part = corpus.write("part.txt", ASV_2019, [row for row in corpus.asv if row["attack"] != "A08"])
     targets = corpus.write("targets.txt", ASV_2019, [row for row in corpus.asv if row["kind"] == "target"])
     others = [{**row, "speaker": "T", "id": f"X{k}", "label": row["kind"]} for k, row in enumerate(corpus.asv)]
+    run = transmitted(corpus, "run.jsonl")
+    table = corpus.write("table", "id,label,attack,transmission\n{id},{label},{attack},ita_tx")
     strange = corpus.write("x", "{speaker} {id} {score}", others), corpus.write("xkey", LA_KEY, others)
     for arguments, said in (
         (
@@ -324,6 +370,8 @@ def test_asv_scores_of_another_corpus_are_refused(corpus: Corpus, command: Comma
         ((plain, "--key", la, "--asv", new, "--asv-key", strange[1]), "has no score in asv21.txt"),
         ((plain, "--key", df, "--asv", old), "has no t-DCF"),
         ((plain, "--key", five, "--asv", old), "has no t-DCF"),
+        ((run, "--asv", old), "asv.txt:1: ASV scores in the form of ASVspoof 2019"),
+        ((plain, "--key", table, "--asv", old), "asv.txt:1: ASV scores in the form of ASVspoof 2019"),
         ((scores, "--asv", scores), "s:1: 4 columns"),
         ((scores, "--asv-key", new_key), "give these too"),
     ):

@@ -33,7 +33,7 @@ from headwater.metrics import (
     tandem_costs,
 )
 from headwater.metrics.rows import Table
-from headwater.metrics.tandem import asv_threshold, tandem_point
+from headwater.metrics.tandem import Year, asv_threshold, tandem_point
 
 ASV = AsvRates(miss=0.02, false_alarm=0.03, spoof=0.4)
 MEASURES = (
@@ -289,3 +289,11 @@ def test_two_systems_are_compared_on_the_same_resamples(measure: Any) -> None:
 )
 def test_measures_survive_json(measure: Any) -> None:
     assert measure_from_json(measure.to_json()) == measure
+
+
+@pytest.mark.parametrize("year", [2019, 2021])
+def test_a_trained_countermeasure_that_gives_all_the_same_score_is_useless_and_not_an_error(year: Year) -> None:
+    rows = [{"id": str(number), "target": number % 2, "score": 0.5} for number in range(8)]
+    measure = MinTdcf("t_dcf", ASV.miss, ASV.false_alarm, float(ASV.spoof or 0), year)
+    found = evaluate([measure], rows)["t_dcf"]
+    assert found.value == pytest.approx(1.0)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Set
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass
 from itertools import permutations
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -161,6 +162,11 @@ def _whole(asv: AsvScores) -> AsvScores:
 def _check_kind(kind: str, where: str) -> None:
     if kind not in KINDS:
         raise DataError(f"{where}: {kind!r} is none of {', '.join(KINDS)}")
+
+
+def corpus_of(facts: Iterable[Mapping[str, Any]]) -> str | None:
+    """The corpus that utterances are of, by what is known of them: `LA_2021`, or None for others. Attacks do not tell 2019 from 2021: they are the same."""
+    return LA_2021 if any("transmission" in known for known in facts) else None
 
 
 def check_asv_form(asv: Path, form: str, key: str | None) -> None:

@@ -123,7 +123,8 @@ class P2sGrad(Cosine):
 class ASoftmax(Cosine):
     """Angular softmax (https://arxiv.org/abs/1704.08063) with m = 4.
 
-    The target's logit |x| cos becomes |x| (cos + (phi - cos) / (1 + lambda)): phi is `continued`, and lambda falls from 1,364 to 5 in training. The
+    The target's logit |x| cos becomes |x| (cos + (phi - cos) / (1 + lambda)): phi is `continued`, and lambda falls from 1,364 to 5 in training, with
+    every batch (with gradient_accumulate_steps, every piece of one). The
     score is the softmax of the bare cosines.
     """
 

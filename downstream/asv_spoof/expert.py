@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from headwater.config import Section
 from headwater.data.corpus import Corpus, Utterance
-from headwater.data.keys import BONAFIDE, LA_2021, SHARED, SPOOF, known_facts
+from headwater.data.keys import BONAFIDE, SHARED, SPOOF, known_facts
 from headwater.data.protocols import find_asv_scores
 from headwater.data.text import some
 from headwater.download import file_sha256
@@ -26,7 +26,16 @@ from headwater.train.corpora import load_corpus, measured, shared_speakers
 from headwater.train.task import Accumulator, Batch, Item, Specification, Task
 
 from . import nii
-from .asv import FORM_2019, asv_form, check_asv_form, check_asv_trials, read_asv_2019, read_asv_2021, tandem_measures
+from .asv import (
+    FORM_2019,
+    asv_form,
+    check_asv_form,
+    check_asv_trials,
+    corpus_of,
+    read_asv_2019,
+    read_asv_2021,
+    tandem_measures,
+)
 from .scoring import KEYS, MEASURES, SUBSET
 from .systems import SystemConfig, build, resolved
 
@@ -218,10 +227,8 @@ class AsvSpoof(Task):
         if given is None and self.data.limit is not None:
             self.notes.append(f"no t-DCF of {split}: with data.limit its attacks may not be those of {file.name}")
             return ()
-        # Attacks alone do not tell the corpora of 2019 and 2021 apart: they have the same ones.
-        transmitted = any("transmission" in item.utterance.labels for item in items)
         form = asv_form(file)
-        check_asv_form(file, form, LA_2021 if transmitted else None)
+        check_asv_form(file, form, corpus_of(item.utterance.labels for item in items))
         if form == FORM_2019:
             asv = read_asv_2019(file)
         else:

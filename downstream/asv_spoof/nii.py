@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
 from torch import Tensor
 
 from headwater.errors import DataError, UsageError
@@ -77,7 +78,8 @@ def read(path: str | Path) -> Found:
 def settled(config: SystemConfig, found: Found) -> SystemConfig:
     """The settings with what the file says filled in.
 
-    Raises UsageError where the user said something else, and where the file does not say which loss it is of and neither did the user.
+    Raises UsageError where the user said something else, and where the file does not say which loss it is of and neither did the user; DataError for sizes that
+    no system has.
     """
     said = {name: getattr(config, name) for name in config.model_fields_set}
     derived = dict(found.settings)
@@ -94,7 +96,12 @@ def settled(config: SystemConfig, found: Found) -> SystemConfig:
     published: dict[str, Any] = {"loss": loss}
     if derived["ending"] == "lstm":
         published["reduce"] = "mean" if loss in ("sigmoid", "ce") else "sum"
-    return SystemConfig.model_validate({**published, **derived, **said})
+    try:
+        return SystemConfig.model_validate({**published, **derived, **said})
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"])) or "system"
+        raise DataError(f"{found.path} is of no system that there is: {where}: {first['msg']}") from None
 
 
 def load(system: System, found: Found) -> None:
@@ -181,7 +188,7 @@ def _names(config: SystemConfig, state: Mapping[str, Tensor]) -> dict[str, tuple
 
 def _settings(state: Mapping[str, Tensor], path: str) -> dict[str, Any]:
     """What names and shapes say of a system."""
-    shapes = {name: tuple(value.shape) for name, value in state.items()}
+    shapes = {name: tuple(value.shape) for name, value in state.items() if value.dim()}
     settings: dict[str, Any] = {"input": "none", "trunk": "none", "ending": "mean"}
     bank, linear = shapes.get("m_transform.0.0.weight", ()), shapes.get("m_frontend.0.weight", ())
     if len(bank) == 2:

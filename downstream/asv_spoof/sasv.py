@@ -7,7 +7,16 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from headwater.data.keys import BONAFIDE, SHARED, SPOOF, known_facts, score_of, split_lines
+from headwater.data.keys import (
+    BONAFIDE,
+    SHARED,
+    SPOOF,
+    known_facts,
+    score_of,
+    shared_or_unknown,
+    speaker_notes,
+    split_lines,
+)
 from headwater.data.tables import read_table
 from headwater.data.text import lines
 from headwater.errors import DataError, nearest
@@ -45,7 +54,8 @@ def read_sheet(file: Path) -> ScoreSheet:
     """
     rows: dict[str, dict[str, Any]] = {}
     places: dict[str, int] = {}
-    tandem = False
+    labels: list[str] = []
+    given: tuple[str, ...] = ()  # of TANDEM
     for number, row in _trials(file):
         where = f"{file}:{number}"
         if row["trial"] not in TRIALS:
@@ -53,18 +63,23 @@ def read_sheet(file: Path) -> ScoreSheet:
         name = f"{row['speaker']} {row['id']}"
         if name in rows:
             raise DataError(f"{where}: {name!r} is scored twice, first on line {places[name]}")
-        tandem = all(score in row for score in TANDEM)
-        scores = {score: score_of(row[score], where) for score in ("score", *(TANDEM if tandem else ()))}
+        given = tuple(score for score in TANDEM if score in row)
+        scores = {score: score_of(row[score], where) for score in ("score", *given)}
         facts = {key: value for key, value in row.items() if key not in ("id", "trial", "score", *TANDEM)}
-        known = known_facts(facts, SPOOF if row["trial"] == SPOOF else BONAFIDE)
+        labels.append(SPOOF if row["trial"] == SPOOF else BONAFIDE)
+        known = known_facts(facts, labels[-1])
         places[name] = number
         rows[name] = {**known, "id": name, "trial": row["trial"], "target": int(row["trial"] == "target"), **scores}
     for kind in TRIALS:
         if not any(row["trial"] == kind for row in rows.values()):
             raise DataError(f"{file}: none of the {len(rows)} trials is {kind}; measures need all three kinds")
     attacks = {row["attack"] for row in rows.values() if row.get("attack")} - {SHARED}
-    measures = MEASURES + ((TEer(),) if tandem else ())
-    return ScoreSheet(list(rows.values()), measures, ("attack",) if attacks else (), SHARED)
+    measures = MEASURES + ((TEer(),) if given == TANDEM else ())
+    found = shared_or_unknown(list(rows.values()), labels)
+    notes = speaker_notes(found)
+    if given and given != TANDEM:
+        notes.append(f"no t-EER: it needs the columns {' and '.join(TANDEM)}, and there is {given[0]} alone")
+    return ScoreSheet(found, measures, ("attack",) if attacks else (), SHARED, tuple(notes))
 
 
 def _trials(file: Path) -> Iterator[tuple[int, dict[str, str]]]:

@@ -9,14 +9,37 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from headwater.data.keys import BONAFIDE, SHARED, SPOOF, Key, columns, known_facts, read_key, score_of, split_lines
+from headwater.data.keys import (
+    BONAFIDE,
+    CSV,
+    SHARED,
+    SPOOF,
+    Key,
+    columns,
+    known_facts,
+    read_key,
+    score_of,
+    shared_or_unknown,
+    speaker_notes,
+    split_lines,
+)
 from headwater.data.text import lines, some
 from headwater.errors import DataError, UsageError
 from headwater.metrics import ActDcf, Cllr, Eer, Measure, MinDcf
 from headwater.metrics.sheet import ScoreSheet
+from headwater.metrics.tandem import check_soft
 
 from . import sasv
-from .asv import FORM_2021, asv_form, check_asv_form, check_asv_trials, read_asv_2019, read_asv_2021, tandem_measures
+from .asv import (
+    FORM_2021,
+    asv_form,
+    check_asv_form,
+    check_asv_trials,
+    corpus_of,
+    read_asv_2019,
+    read_asv_2021,
+    tandem_measures,
+)
 
 # ASVspoof 5's prior and costs.
 COSTS = {"p_target": 0.95, "c_miss": 1.0, "c_fa": 10.0}
@@ -70,12 +93,12 @@ class AsvSpoofScores:
             if not any(row["target"] == target for row in rows):
                 where = args.key or args.scores
                 raise DataError(f"{where}: none of the {len(rows)} trials is {label}; measures need both classes")
-        notes = []
-        if not any(row.get("speaker") for row in rows):
-            notes.append("no speaker is known: intervals come from resampling trials, and are probably too narrow")
+        rows = shared_or_unknown(rows, [(SPOOF, BONAFIDE)[row["target"]] for row in rows])
         said = {name: {row[name] for row in rows if row.get(name)} - {SHARED} for name in KEYS}
         keys = [name for name in KEYS if len(said[name]) > (name != "attack")]
-        return ScoreSheet(rows, MEASURES + _tandem(args, key, subset, rows), tuple(keys), SHARED, tuple(notes))
+        return ScoreSheet(
+            rows, MEASURES + _tandem(args, key, subset, rows), tuple(keys), SHARED, tuple(speaker_notes(rows))
+        )
 
 
 def read_scores(file: Path) -> dict[str, Scored]:
@@ -174,6 +197,11 @@ def _joined(file: Path, scored: Mapping[str, Scored], key: Key, subset: str | No
             raise DataError(
                 f"{file}:{score.number}: {name!r} is {score.label} here and {trial.label} in {key.place(name)}"
             )
+        attack, other = score.facts.get("attack"), trial.facts.get("attack")
+        if attack and other and attack != other:
+            raise DataError(
+                f"{file}:{score.number}: {name!r} is of the attack {attack} here and of {other} in {key.place(name)}"
+            )
         if trial.subset == subset:
             rows.append(_row(name, score, trial.label, {**score.facts, **trial.facts}))
     meant = [name for name, trial in key.trials.items() if trial.subset == subset]
@@ -194,8 +222,9 @@ def _tandem(args: Namespace, key: Key | None, subset: str | None, rows: list[dic
         if args.asv_key is not None:
             raise UsageError(f"--asv-key {args.asv_key}: it says what the scores of --asv FILE are of; give these too")
         return ()
+    check_soft(len({row["score"] for row in rows}))
     form = asv_form(args.asv)
-    check_asv_form(args.asv, form, None if key is None else key.form)
+    check_asv_form(args.asv, form, corpus_of(rows) if key is None or key.form == CSV else key.form)
     spoofs = [row for row in rows if not row["target"]]
     attacks = {str(row["attack"]) for row in spoofs if row.get("attack")}
     if not all(row.get("attack") for row in spoofs):
@@ -208,6 +237,6 @@ def _tandem(args: Namespace, key: Key | None, subset: str | None, rows: list[dic
         return tandem_measures(read_asv_2019(args.asv), attacks)
     if args.asv_key is None:
         raise UsageError(f"--asv {args.asv}: scores of {form} need the key of their trials, --asv-key FILE")
-    asv = read_asv_2021(args.asv, args.asv_key, str(subset))
-    check_asv_trials(asv, {row["id"] for row in spoofs}, str(args.key))
+    asv = read_asv_2021(args.asv, args.asv_key, subset or SUBSET)
+    check_asv_trials(asv, {row["id"] for row in spoofs}, str(args.key or args.scores))
     return tandem_measures(asv, attacks)

@@ -75,7 +75,9 @@ class SystemConfig(Section):
     hidden: int = Field(160, ge=2, multiple_of=2, description="units of ending fixed, halved by the max feature map")
     reduce: Literal["mean", "sum"] = Field("sum", description="over time, of ending lstm")
     embedding: int = Field(
-        64, ge=1, description="dims of what the loss sees; sigmoid always has 1, ce and asoftmax have 2"
+        64,
+        ge=2,
+        description="dims of what the loss sees: one would leave the cosine no value but 1 and -1; sigmoid always has 1, ce and asoftmax have 2",
     )
     loss: Annotated[str, _one_of(CRITERIA)] = "p2sgrad"
     scale: float = Field(20.0, gt=0, description="of am and oc")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -131,14 +131,33 @@ def score_of(word: object, where: str) -> float:
 
 
 def known_facts(facts: Mapping[str, Any], label: str) -> dict[str, Any]:
-    """What is known of a trial, in the same words whatever says it: a speaker, or the attack of a spoof, that is empty or `-` is not known.
+    """What is known of a trial, in the same words whatever says it: a speaker, or anything of a spoof, that is empty or `-` is not known.
 
     Of bona fide speech, what says something of attacks is `SHARED`; no codec is `NO_CODEC`.
     """
-    unknown = ("speaker", *OF_ATTACKS)
+    unknown = ("speaker", *OF_ATTACKS, *(facts if label == SPOOF else ()))
     known = {name: NO_CODEC if (name, fact) == ("codec", SHARED) else fact for name, fact in facts.items()}
     known = {name: fact for name, fact in known.items() if fact not in ("", None, *[SHARED] * (name in unknown))}
     return known | ({name: SHARED for name in OF_ATTACKS if name in facts} if label == BONAFIDE else {})
+
+
+def shared_or_unknown(rows: Sequence[dict[str, Any]], labels: Sequence[str]) -> list[dict[str, Any]]:
+    """Rows without the `SHARED` of columns that are not of attacks only: there some bona fide speech says something else, so `-` is not known."""
+    bonafide = [row for row, label in zip(rows, labels, strict=True) if label == BONAFIDE]
+    told = {name for row in bonafide for name, fact in row.items() if fact != SHARED} - {"id"}
+    return [{name: fact for name, fact in row.items() if name not in told or fact != SHARED} for row in rows]
+
+
+def speaker_notes(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What must be known of intervals where not all rows say their speaker."""
+    missing = sum(not row.get("speaker") for row in rows)
+    if not missing:
+        return []
+    if missing == len(rows):
+        return ["no speaker is known: intervals come from resampling trials, and are probably too narrow"]
+    return [
+        f"{missing} of {len(rows)} trials say no speaker: each of these is resampled alone, and intervals are probably too narrow"
+    ]
 
 
 def _columns(file: Path, form: Form, count: int, skip: int = 0) -> Iterator[tuple[str, Trial]]:

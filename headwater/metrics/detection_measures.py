@@ -15,7 +15,7 @@ from headwater.metrics.bootstrap import Statistic, quotient
 from headwater.metrics.calibration import bayes_threshold, bits, dcf_of_rates
 from headwater.metrics.detection import Convention, check_convention, check_costs, eer_of_rates, min_dcf_of_rates
 from headwater.metrics.rows import Table
-from headwater.metrics.tandem import AsvRates, TandemCosts, Year, check_soft, tandem_costs
+from headwater.metrics.tandem import AsvRates, TandemCosts, Year, tandem_costs
 
 Floats = NDArray[np.float64]
 
@@ -176,8 +176,7 @@ class MinTdcf(Declared):
         return replace(self, asv_spoof=self.asv_spoof_of[breakdown][group], asv_spoof_of={})
 
     def value(self, table: Table) -> float:
-        """Without unit. Raises DataError when a class is empty, or where decisions stand for scores."""
-        check_soft(table.trials.distinct)
+        """Without unit: 1 for a countermeasure whose scores are all alike. Raises DataError when a class is empty."""
         costs, (miss, false_alarm) = self._costs(), table.trials.rates()
         return float(self._normalised((costs.of_miss * miss + costs.of_false_alarm * false_alarm).min()))
 

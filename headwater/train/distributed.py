@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 
 from headwater.errors import UsageError
 
@@ -50,6 +50,13 @@ class World:
             self._inside = dist.new_group()
         total: Tensor = _Total.apply(value * weight, self._inside)  # type: ignore[no-untyped-call]
         return total
+
+    def share(self, module: nn.Module) -> None:
+        """Give every rank what no gradient trains as the first one has it: the running statistics of batch norm are of the rank's own batches."""
+        if self.ranks == 1:
+            return
+        for tensor in (*module.buffers(), *(one for one in module.parameters() if not one.requires_grad)):
+            dist.broadcast(tensor.detach(), 0)
 
     def gather(self, value: Any) -> list[Any]:
         """Plain data of every rank, on every rank."""

@@ -266,6 +266,7 @@ class Trainer:
 
     def _evaluate(self) -> None:
         self._check()
+        self.world.share(self.work.module)
         state, step = self.standing, self.standing.step
         parts: list[Best] = state.parts or [state]
         before, found = state.best_step, self.work.evaluate()
