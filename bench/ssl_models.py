@@ -106,8 +106,9 @@ def scores(out: Path, system: str, selection: str, task: str, name: str, seed: i
     if selection == "last":
         selection = [row["selection"] for row in load_result(folder)["seeds"] if row["selection"] != "weighted_sum"][-1]
     asked = not selection and (seed == SEED or folder == own)
-    arm = f"{(selection or asked_of(folder)).replace(' ', '_')}-seed{seed}"
-    return read_scores(folder, "test" if asked else f"{arm}/test")
+    if asked:
+        return read_scores(folder, "test")
+    return read_scores(folder, f"{(selection or asked_of(folder)).replace(' ', '_')}-seed{seed}/test")
 
 
 def asked_of(folder: Path) -> str:
