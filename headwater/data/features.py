@@ -6,6 +6,7 @@ import functools
 import json
 import os
 import re
+import threading
 import tokenize
 from collections.abc import Iterable
 from dataclasses import replace
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 ABOUT, MANIFEST = "features.json", "manifest.csv"
 SUFFIXES = (".npy", ".safetensors")
 TENSOR = "features"  # what the matrix in a safetensors file is called
+# numpy reads headers with Python's parser, which up to 3.12 fails now and then where several threads call it (CPython issue 106905).
+_PARSER = threading.Lock()
 _FLOATS = {"F16": 2, "F32": 4, "F64": 8}  # bytes of the numbers that safetensors files hold
 # What `features.json` may say besides: how the features were made. Nothing is computed from it.
 _HISTORY = ("settings", "source", "version")
@@ -138,7 +141,9 @@ def _load(path: Path, *, mapped: bool = False) -> np.ndarray:
                 form = file.get_slice(TENSOR) if mapped else None
                 array = file.get_tensor(TENSOR) if form is None else _of_form(form.get_dtype(), form.get_shape())
         else:
-            array = np.load(path, mmap_mode="r" if mapped else None, allow_pickle=False)
+            with _PARSER:
+                array = np.load(path, mmap_mode="r", allow_pickle=False)
+            array = array if mapped or not isinstance(array, np.ndarray) else np.array(array)
     except FileNotFoundError:
         raise DataError(f"{path} is missing; a file of features is needed here") from None
     # A header is parsed as a Python literal: what is wrong in it has many names.
