@@ -21,6 +21,7 @@ from headwater.downstream.vocoder.nsf import Head as NsfHead
 from headwater.downstream.vocoder.nsf import Statistics
 from headwater.downstream.vocoder.probe import Head, Vocoder
 from headwater.downstream.vocoder.scoring import Resyntheses
+from safetensors.torch import save_file
 
 from headwater.data.readers import read_corpus
 from headwater.errors import DataError
@@ -30,6 +31,7 @@ from headwater.train.loop import Trainer
 from headwater.train.windows import Windows
 from headwater.vocoder.fourier import FourierSettings, FourierVocoder
 from headwater.vocoder.nsf import NsfSettings, SourceFilter
+from headwater.vocoder.nsf_weights import to_nii
 
 pytest.importorskip("pyworld", reason="F0 and WORLD need pyworld")
 
@@ -210,6 +212,21 @@ def test_nii_weights_are_scored_as_they_stand(shared: Path, corpus: Path, comman
         assert any(member in note and "sha256" in note for note in found["notes"])
         # The run folder is enough, wherever the weights were.
         done(command("run", "-m", "predict", "-e", member, str(corpus.parent / "5.wav"), "--out", f"{member}-out"))
+
+
+def test_weights_of_another_content_at_the_same_place_are_another_run(
+    corpus: Path, command: Command, undrawn: None, tmp_path: Path
+) -> None:
+    weights = tmp_path / "weights.safetensors"
+    line = ["run", "-u", "nii_mel", "-d", "vocoder_nsf", "--data", str(corpus), "-p", "run"]
+    line += ["-o", f"task.weights={weights},,data.limit=1"]
+    for seed, said in ((0, None), (1, "data.sha256")):
+        torch.manual_seed(seed)
+        state = to_nii(SourceFilter(NsfSettings(member="hn-nsf")))
+        save_file({name: value.contiguous().clone() for name, value in state.items()}, weights)
+        answer = command(*line)
+        assert (answer.code == 0) is (said is None), answer.err
+        assert said is None or (answer.code == 2 and said in answer.err)
 
 
 # data and measures

@@ -12,6 +12,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from headwater.download import file_sha256
 from headwater.errors import DataError, UsageError
 from headwater.nn.lengths import mask, zero_beyond
 from headwater.nn.upstream import UpstreamSpec
@@ -139,8 +140,10 @@ class NsfVocoder(Resynthesis):
         if self.config.weights is not None and not hasattr(self, "spec"):
             self.published = read_nsf(self.config.weights)
             self.settings = self.published.settings
-            digest = hashlib.sha256(Path(self.config.weights).read_bytes()).hexdigest()
-            self.notes.append(f"{self.settings.member} with the weights of {self.config.weights} (sha256 {digest})")
+            self.weights_sha256 = file_sha256(Path(self.config.weights))
+            self.notes.append(
+                f"{self.settings.member} with the weights of {self.config.weights} (sha256 {self.weights_sha256})"
+            )
         return super().corpora()
 
     def state(self) -> dict[str, Any]:

@@ -31,6 +31,8 @@ class Resynthesis(Task):
 
     Config = ResynthesisConfig
     config: Any
+    # Of the file of weights that is scored as it stands: a run is of what it held, too, not only of its name.
+    weights_sha256: str | None = None
 
     @property
     def crop_seconds(self) -> float | None:  # type: ignore[override]
@@ -51,7 +53,7 @@ class Resynthesis(Task):
         by: Literal["speaker", "utterance"] = "speaker" if len(corpus.speakers()) > _FEW_SPEAKERS else "utterance"
         data = measured(corpus, self.data, seed=self.seed, rate=RATE, needed=needed, by=by)
         self.notes += [*data.notes, *shared_speakers(data), *available()[1]]
-        self.description = data.describe(self.data.path, RATE)
+        self.description = data.describe(self.data.path, RATE, self.weights_sha256)
         self.restore(self.state())
         parts = {split: [Item(one, size) for one, size in part] for split, part in data.splits.items()}
         return {split: part for split, part in parts.items() if self.trains or split not in ("train", "dev")}
