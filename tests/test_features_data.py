@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 import headwater
 from headwater.audio import read
 from headwater.config import FeatureSet
+from headwater.data import features
 from headwater.data.corpus import Utterance
 from headwater.data.features import common_features, num_samples, open_features, read_features
 from headwater.data.measure import measure
@@ -263,3 +264,14 @@ def test_lengths_come_from_the_headers_and_wrong_files_are_named(tmp_path: Path)
 def test_features_at_another_rate_keep_their_time(tmp_path: Path) -> None:
     folder = toy(tmp_path, {"a.npy": np.ones((7, 4))}, sample_rate=8000, stride=80, offset=100.0)
     assert measure([Utterance("a", folder / "a.npy")])[1].tolist() == [6 * 160 + 400]
+
+
+def test_one_thread_at_a_time_parses_a_header(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, load = toy(tmp_path, {"a.npy": np.ones((7, 4), dtype=np.float32)}), np.load
+
+    def watched(*arguments: Any, **settings: Any) -> Any:
+        assert features._PARSER.locked()
+        return load(*arguments, **settings)
+
+    monkeypatch.setattr(np, "load", watched)
+    assert torch.equal(read_features(folder / "a.npy"), torch.ones(7, 4))

@@ -27,6 +27,7 @@ from headwater.results.run import RunFolder
 from headwater.settings import merge, parse_overrides, validate
 from headwater.train import classification, probing, runner
 from headwater.train.checkpoint import Checkpoint
+from headwater.train.distributed import World
 from headwater.train.feed import Ready
 from headwater.train.loop import Standing, Trainer, stop_signals
 from headwater.train.outcome import score
@@ -255,9 +256,12 @@ def test_the_best_weights_of_dev_are_left_in_the_probe(
         held.append({name: value.clone() for name, value in probe.state_dict().items()})
         return Fixed()
 
+    shared: list[int] = []
+    monkeypatch.setattr(World, "share", lambda world, module: shared.append(len(held)))
     monkeypatch.setattr(probing, "evaluate", fixed)
     parts = prepared(corpus)
     standing = train(parts, tmp_path)
+    assert shared == [0, 1, 2]  # every process scores what the first one has, each time
     assert standing.best_step == 8 and same(dict(parts.probe.state_dict()), held[1]) and not same(held[1], held[2])
     assert [file.name for file in (tmp_path / "checkpoint").iterdir() if file.suffix != ".pt"] == ["best-8.safetensors"]
 

@@ -19,7 +19,7 @@ import headwater
 from headwater.errors import DataError, UsageError
 from headwater.mam.model import MaskedAcousticModel, read_weights
 from headwater.mam.settings import Settings, build_head, build_transformer, input_dim_of, target_of
-from headwater.mam.weights import read_model, write_model
+from headwater.mam.weights import read_model, transformer_shapes, write_model
 from headwater.nn.transformer import chunk_lengths
 from headwater.registry import upstreams
 from headwater.settings import merge
@@ -444,3 +444,11 @@ def test_what_is_no_weight_file_is_refused(tmp_path: Path, make: Any, says: str)
     make(tmp_path / "weights")
     with pytest.raises(DataError, match=says):
         read_weights(tmp_path / "weights")
+
+
+def test_shapes_are_known_without_drawing_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    def drawn(*arguments: object, **settings: object) -> None:
+        raise AssertionError("weights were drawn to learn their shapes")
+
+    monkeypatch.setattr(torch.nn.init, "normal_", drawn)
+    assert transformer_shapes(small())

@@ -449,3 +449,11 @@ def test_the_real_scores_of_2019_give_the_published_values(shared: Path, corpus:
         for year in (2019, 2021):
             value = values[f"with_asv_spoof_of_same_attack.tdcf{year}.min"]
             assert metrics[f"min_tdcf_{year}"]["value"] == pytest.approx(value, abs=1e-9), case
+
+
+def test_decisions_in_the_place_of_scores_have_no_tandem_cost(corpus: Corpus, command: Command) -> None:
+    decided = [{**row, "score": int(row["label"] == "bonafide")} for row in corpus.trials]
+    scores, asv = corpus.write("s", SCORES_2019, decided), corpus.write("asv", ASV_2019, corpus.asv)
+    assert "min_tdcf_2019" not in measured(command, scores)["metrics"]
+    Path("found.json").unlink()
+    assert "scores, not decisions" in refused(command, scores, "--asv", asv).err

@@ -210,6 +210,16 @@ def test_a_larger_file_of_answers_is_wider_not_longer(command: Command, tmp_path
     assert len({soundfile.info(tmp_path / name).frames for name in ("in.wav", "wide.wav")}) == 1
 
 
+def test_two_answers_never_share_a_file(tmp_path: Path) -> None:
+    from headwater.results.answers import Answers
+
+    files = {name: tmp_path / f"{name}.wav" for name in ("a", "a-b")}
+    wav = Signal(torch.zeros(80), RATE)
+    answers = Answers(tmp_path / "out", files)
+    rows = [answers.write({"id": "a", "b-c": wav}), answers.write({"id": "a-b", "c": wav})]
+    assert rows[0]["b-c"] != rows[1]["c"] and len([*(tmp_path / "out").glob("*.wav")]) == 2
+
+
 def test_windows_are_joined_in_one_order_whatever_the_network_says() -> None:
     built, _ = task_of("separation_convtasnet")
     sources = torch.from_numpy(np.stack([voice(0, 0, 9000), voice(3, 0, 9000)])).float()
