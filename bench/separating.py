@@ -16,7 +16,7 @@ from typing import Any
 
 from headwater.cli.run import main as run
 from headwater.cli.shell import guarded
-from headwater.metrics import Mean, Metric, evaluate, paired_difference
+from headwater.metrics import Mean, evaluate, paired_difference
 from headwater.metrics.rows import Row, Table
 from headwater.results.table import load_result, read_scores
 
@@ -52,11 +52,6 @@ def scored(out: Path, system: str, seeds: Iterable[int]) -> list[dict[str, Any]]
     return [{**row, "si_sdri": sum(one[name]["si_sdri"] for one in runs) / len(runs)} for name, row in runs[0].items()]
 
 
-def cell(metric: Metric) -> str:
-    low, high = metric.ci95 if metric.ci95 is not None else (float("nan"), float("nan"))
-    return f"{metric.value:.2f} [{low:.2f}, {high:.2f}]"
-
-
 def report(out: Path, names: Iterable[str], seeds: list[int]) -> None:
     """SI-SDRi of each system, its spread over seeds and its course on dev; and what is gained over the first feature."""
     held = {name: rows for name in names if (rows := scored(out, name, seeds)) is not None}
@@ -65,10 +60,10 @@ def report(out: Path, names: Iterable[str], seeds: list[int]) -> None:
     for name, rows in held.items():
         each = [SI_SDRI.value(Table(scored(out, name, [seed]) or [])) for seed in seeds]
         spread = f"   seeds {min(each):.2f} to {max(each):.2f}" if len(seeds) > 1 else ""
-        print(f"  {name:<{width}}  {cell(evaluate([SI_SDRI], rows)['si_sdri'])}{spread}")
+        print(f"  {name:<{width}}  {evaluate([SI_SDRI], rows)['si_sdri'].brief()}{spread}")
     for name, rows in held.items():
         if name not in ("stft_mag", *ORACLES) and "stft_mag" in held:
-            print(f"  {name} - stft_mag: {cell(paired_difference(SI_SDRI, rows, held['stft_mag']))}")
+            print(f"  {name} - stft_mag: {paired_difference(SI_SDRI, rows, held['stft_mag']).brief()}")
     print("\nSI-SDRi on dev by step")
     for name in held:
         history = [entry for entry in load_result(place(out, name, seeds[0]))["history"] if "dev" in entry]

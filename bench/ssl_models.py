@@ -19,7 +19,7 @@ from typing import Any
 
 from headwater.cli.run import main as run
 from headwater.cli.shell import guarded
-from headwater.metrics import Metric, evaluate, paired_difference
+from headwater.metrics import evaluate, paired_difference
 from headwater.metrics.measures import Ratio
 from headwater.metrics.rows import Row, Table
 from headwater.results.table import load_result, read_scores
@@ -119,11 +119,6 @@ def place(out: Path, system: str, task: str, name: str) -> Path:
     return out / system.replace(" ", "-") / task / name
 
 
-def cell(metric: Metric) -> str:
-    low, high = metric.ci95 if metric.ci95 is not None else (float("nan"), float("nan"))
-    return f"{metric.value:.2f} [{low:.2f}, {high:.2f}]"
-
-
 def report(out: Path, names: Iterable[str], tasks: Iterable[str], seeds: list[int], fine_tune: bool) -> None:
     """The table, and the paired differences to the first two features and to the random twins."""
     measure = Ratio("accuracy", "correct", "total")
@@ -138,7 +133,7 @@ def report(out: Path, names: Iterable[str], tasks: Iterable[str], seeds: list[in
             values = [measure.value(Table(answer(out, system, asked, task, [seed]) or [])) for seed in seeds]
             spread = f"   seeds {min(values):.2f} to {max(values):.2f}" if len(seeds) > 1 else ""
             print(
-                f"  {row:<{width}}  {cell(evaluate([measure], found)['accuracy'])}{spread}{_weights(out, system, asked, task)}"
+                f"  {row:<{width}}  {evaluate([measure], found)['accuracy'].brief()}{spread}{_weights(out, system, asked, task)}"
             )
         for row, found in held.items():
             if row in FEATURES or "random" in row:
@@ -146,7 +141,7 @@ def report(out: Path, names: Iterable[str], tasks: Iterable[str], seeds: list[in
             *model, kind = row.split()
             for other in (*FEATURES[:2], " ".join([*model, "random", kind]), f"{row} random"):
                 if other in held:
-                    print(f"  {row} - {other}: {cell(paired_difference(measure, found, held[other]))}")
+                    print(f"  {row} - {other}: {paired_difference(measure, found, held[other]).brief()}")
 
 
 def _weights(out: Path, system: str, selection: str, task: str) -> str:

@@ -16,8 +16,7 @@ from pathlib import Path
 from headwater.cli.run import main as run
 from headwater.cli.shell import guarded
 from headwater.errors import DataError
-from headwater.metrics import Metric, measure_from_json, paired_difference
-from headwater.metrics.base import number
+from headwater.metrics import measure_from_json, paired_difference
 from headwater.results.table import load_metrics, load_result, read_scores
 
 LIST = Path("lists") / "librispeech_phone_unseen.csv"
@@ -34,14 +33,6 @@ def systems(models: Iterable[str]) -> dict[str, list[str]]:
 
 def place(out: Path, system: str) -> Path:
     return out / system.replace(": ", "-")
-
-
-def cell(metric: Metric) -> str:
-    value = number(metric.value, metric.unit)
-    if metric.ci95 is None:
-        return value
-    low, high = (number(end, metric.unit) for end in metric.ci95)
-    return f"{value} [{low}, {high}]"
 
 
 def report(out: Path, names: Sequence[str]) -> None:
@@ -66,7 +57,7 @@ def report(out: Path, names: Sequence[str]) -> None:
             f"\n{measure} {f'({one.unit}) ' if one.unit else ''}{'higher' if one.higher_is_better else 'lower'} is better"
         )
         for name, metric in held.items():
-            print(f"  {name:<{width}}  {cell(metric)}  n {metric.n}")
+            print(f"  {name:<{width}}  {metric.brief()}  n {metric.n}")
         declared = measure_from_json(one.measure or {})
         for name in held:
             if name == REFERENCE or REFERENCE not in held:
@@ -76,7 +67,7 @@ def report(out: Path, names: Sequence[str]) -> None:
             except DataError as error:
                 print(f"  {name} - {REFERENCE}: {error}")
             else:
-                print(f"  {name} - {REFERENCE}: {cell(difference)}")
+                print(f"  {name} - {REFERENCE}: {difference.brief()}")
 
 
 def main() -> int:

@@ -15,17 +15,12 @@ def table(breakdown: str, found: Groups, metrics: Mapping[str, Metric], counted:
 
     names = [name for name in metrics if any(name in of_group for of_group in found.metrics.values())]
     body: list[list[str | int | float | None]] = [
-        [group, max(metric.n for metric in of_group.values()), *(_cell(of_group.get(name)) for name in names)]
+        [
+            group,
+            max(metric.n for metric in of_group.values()),
+            *(one.brief() if (one := of_group.get(name)) is not None else "" for name in names),
+        ]
         for group, of_group in found.metrics.items()
     ]
     units = [f"{name} ({metrics[name].unit})" if metrics[name].unit else name for name in names]
     return text_table([breakdown, counted, *units], body)
-
-
-def _cell(metric: Metric | None) -> str:
-    from headwater.metrics import number
-
-    if metric is None:
-        return ""
-    value = number(metric.value, metric.unit)
-    return value if metric.ci95 is None else f"{value} [{', '.join(number(end, metric.unit) for end in metric.ci95)}]"

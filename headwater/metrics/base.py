@@ -55,6 +55,11 @@ class Metric:
         low, high = (number(end, self.unit) for end in self.ci95)
         return f"{text} (95 % interval {low} to {high})"
 
+    def brief(self) -> str:
+        """The number in a cell, without its unit: `83.33 [71.20, 91.05]`, or the value alone where there is no interval."""
+        value = number(self.value, self.unit)
+        return value if self.ci95 is None else f"{value} [{', '.join(number(end, self.unit) for end in self.ci95)}]"
+
     def to_json(self) -> dict[str, Any]:
         """A dictionary of plain JSON values with every field."""
         return {**asdict(self), "ci95": None if self.ci95 is None else list(self.ci95)}

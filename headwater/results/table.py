@@ -246,11 +246,7 @@ def _cell(metric: Metric | None, over_seeds: tuple[float, float, int] | None = N
     if over_seeds is not None:
         mean, sd, _ = over_seeds
         return f"{number(mean, metric.unit)} ± {number(sd, metric.unit)}"
-    value = number(metric.value, metric.unit)
-    if metric.ci95 is None:
-        return value
-    low, high = (number(end, metric.unit) for end in metric.ci95)
-    return f"{value} [{low}, {high}]"
+    return metric.brief()
 
 
 def _grid(rows: Sequence[Entry]) -> tuple[list[str], list[list[str]]]:
