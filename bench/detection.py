@@ -18,11 +18,11 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 
 from headwater.metrics import AsvRates, act_dcf, cllr, det_curve, eer, min_dcf, min_tdcf, t_eer, tandem_costs
+from headwater.speed.machine import forget_peak_memory, peak_memory
 
 ASV = AsvRates(miss=0.02, false_alarm=0.02, spoof=0.4)
 COSTS = (0.95, 1.0, 10.0)  # of ASVspoof 5
@@ -108,23 +108,12 @@ def measure(size: int, tied: bool, name: str) -> None:
     """One number in a process of its own: seconds, and by how much the peak of memory grows."""
     positives, negatives = synthetic(size, tied)
     MEASURED[name](*synthetic(1000, tied))  # what is imported on first use is no part of it
-    peak()
-    before = peak()
+    forget_peak_memory()
+    before = peak_memory()
     started = time.perf_counter()
     value = MEASURED[name](positives, negatives)
     seconds = time.perf_counter() - started
-    print(f"{value!r} {seconds} {peak() - before}")
-
-
-def peak() -> int:
-    """The highest resident memory of this process so far, in bytes; asking starts the count anew where Linux allows it."""
-    status = Path("/proc/self/status").read_text()
-    found = int(status.split("VmHWM:")[1].split()[0]) * 1024
-    try:
-        Path("/proc/self/clear_refs").write_text("5")
-    except OSError:
-        return found
-    return found
+    print(f"{value!r} {seconds} {peak_memory() - before}")
 
 
 def main() -> None:

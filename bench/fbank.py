@@ -15,14 +15,13 @@ import statistics
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import kaldi_native_fbank
 import numpy as np
 import torch
 
 from headwater.audio.frontends import Frontend, build_frontend
-from headwater.speed.machine import limits
+from headwater.speed.machine import forget_peak_memory, limits, peak_memory
 
 RATE = 16000
 CONFIG = {"kaldi": {"feat_type": "fbank", "fbank": {"num_mel_bins": 80}}}
@@ -77,21 +76,15 @@ def seconds(call: object, argument: object) -> float:
     return time.perf_counter() - begin
 
 
-def resident(which: str) -> float:
-    """MiB of this process: `VmRSS` now, `VmHWM` at its peak (Linux)."""
-    status = Path("/proc/self/status").read_text()
-    return next(int(line.split()[1]) for line in status.splitlines() if line.startswith(which)) / 1024
-
-
 def peak_growth(count: int, batch: int) -> float:
     """MiB of peak over start while `count` utterances pass in batches, each made and dropped; waveforms count."""
     frontend = build_frontend(CONFIG)
     frontend(utterances(1, seed=0))
-    Path("/proc/self/clear_refs").write_text("5")  # forget the peak of the imports
-    before = resident("VmRSS")
+    forget_peak_memory()  # of the imports
+    before = peak_memory()
     for first in range(0, count, batch):
         frontend(utterances(min(batch, count - first), seed=first))
-    return resident("VmHWM") - before
+    return (peak_memory() - before) / 2**20
 
 
 def main() -> None:

@@ -46,7 +46,7 @@ from headwater.mam.masking import NOISE_STD, REPLACED, ZEROED, Masking
 from headwater.mam.objective import MaskedReconstruction
 from headwater.registry import objectives
 from headwater.settings import validate
-from headwater.speed.machine import limits, matmul_peak
+from headwater.speed.machine import limits, matmul_peak, peak_memory
 from headwater.train.distributed import World
 from headwater.train.loop import autocast
 from headwater.train.optim import build_optimizer
@@ -195,7 +195,7 @@ def steps_of(args: argparse.Namespace, ours: bool) -> dict[str, float]:
     if device.type == "cuda":
         torch.cuda.synchronize()
     seconds = time.perf_counter() - begun
-    found = {"steps_per_s": args.steps / seconds, "rss_mib": peak_rss()}
+    found = {"steps_per_s": args.steps / seconds, "rss_mib": peak_memory() / 2**20}
     if device.type == "cpu":
         dtype = "bfloat16" if config.runner.precision == "bf16" else "float32"
         found["mfu"] = flops / seconds / matmul_peak(dtype, torch.get_num_threads())
@@ -216,12 +216,6 @@ def flops_of(objective: MaskedReconstruction, lengths: Sequence[int]) -> float:
     weights = sum(count * (uses if ".layers." in name else 1) for name, count in matrices.items())
     attention = 4 * chosen.num_hidden_layers * chosen.hidden_size * sum(length**2 for length in lengths)
     return 3.0 * (2 * weights * sum(lengths) + attention)
-
-
-def peak_rss() -> float:
-    """MiB of this process at its peak (Linux)."""
-    status = Path("/proc/self/status").read_text()
-    return next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM")) / 1024
 
 
 def main() -> None:
