@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import shutil
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -117,3 +118,27 @@ def fresh_registry(monkeypatch: pytest.MonkeyPatch) -> None:
     for registry in registries.values():
         monkeypatch.setattr(registry, "_cards", dict(registry.cards))
         monkeypatch.setattr(registry, "_aliases", dict(registry._aliases))
+
+
+@pytest.fixture(scope="session")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The corpora and runs of tests of wrong use, made once."""
+    from faults import make_all
+
+    return make_all(tmp_path_factory.mktemp("made"))
+
+
+@pytest.fixture()
+def place(tmp_path: Path, made: Path, monkeypatch: pytest.MonkeyPatch, fresh_registry: None) -> Callable[..., None]:
+    """Copies parts of `made` into an empty working directory."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)  # Python's own habit beside a plugin
+
+    def bring(*parts: str) -> None:
+        for part in parts:
+            shutil.copytree(made / part, part)
+        for file in Path().glob("run-*/config.yaml"):
+            # A run says in full where its corpus lies; here that is the copy.
+            file.write_text(file.read_text().replace(str(made), str(tmp_path)))
+
+    return bring

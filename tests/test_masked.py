@@ -13,9 +13,9 @@ import soundfile
 import torch
 from conftest import ROOT
 from corpora import make_corpus
-from test_loop import same
+from faults import command
+from loops import same
 from test_pretrain import last_module, result_of
-from test_wrong_use import command
 
 import headwater
 from headwater.cli.pretrain import parser, settings_of

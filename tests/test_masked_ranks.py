@@ -6,10 +6,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from faults import command
 from ranks import two_processes
 from test_masked import corpus, units, waveforms, words  # noqa: F401 (fixtures)
 from test_pretrain import last_module, result_of
-from test_wrong_use import command
 
 # Twelve training utterances by five: the last batch of an epoch holds two, by eleven: one, fewer than there are ranks.
 STEPS = "runner.total_steps=24,,runner.eval_step=12,,runner.save_step=8,,runner.log_step=1,,optimizer.lr=1e-3"

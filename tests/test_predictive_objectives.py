@@ -11,10 +11,10 @@ import pytest
 import torch
 from conftest import ROOT
 from corpora import make_corpus
-from test_loop import same
+from faults import command
+from loops import same
 from test_predictive import DATA, samples
 from test_pretrain import last_module, result_of
-from test_wrong_use import command
 from torch import Tensor
 
 import headwater

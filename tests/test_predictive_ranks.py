@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 from corpora import make_corpus
+from faults import command
 from ranks import two_processes
 from test_predictive_objectives import SMALL, arguments
 from test_pretrain import last_module, result_of
-from test_wrong_use import command
 
 # Nine training utterances (three groups of one speaker): the last batch of an epoch holds one, fewer than there are ranks.
 STEPS = "batch.size=2,,runner.total_steps=12,,runner.eval_step=6,,runner.log_step=1"

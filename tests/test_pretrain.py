@@ -14,10 +14,10 @@ import soundfile
 import torch
 from conftest import ROOT
 from corpora import make_corpus
+from faults import Said, command
+from loops import same
 from tensorboardX.proto.event_pb2 import Event
 from test_docs import keys
-from test_loop import same
-from test_wrong_use import Said, command
 
 import headwater
 from headwater.audio.frontends import normalise_level

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 from corpora import make_corpus
+from faults import command
 from ranks import two_processes
 from test_pretrain import SMALL, last_module, result_of
-from test_wrong_use import command
 
 # Nine training utterances by two: the last batch of an epoch holds one, fewer than there are ranks; by four: an uneven one.
 FIFTY = (

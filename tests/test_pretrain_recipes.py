@@ -12,8 +12,8 @@ import yaml
 from acoustic import small, states_of
 from conftest import ROOT
 from corpora import make_corpus
+from faults import command
 from test_pretrain import SMALL, pretrain, result_of
-from test_wrong_use import command
 
 import headwater
 from headwater.cli.pretrain import parser, settings_of

@@ -11,9 +11,9 @@ import soundfile
 import torch
 from conftest import ROOT
 from corpora import make_corpus
+from faults import AUDIO, FIRST, OTHER, USAGE, WRONG_DATA, command, tree, whole, write
 from filelock import FileLock
 from test_pretrain import TINY, result_of
-from test_wrong_use import AUDIO, FIRST, OTHER, USAGE, WRONG_DATA, command, tree, whole, write
 
 BASE = ("pretrain", "-u", "tera", "--data", "csv/corpus.csv", "--device", "cpu", "-p", "run", "-o", TINY)
 

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 from corpora import make_corpus, make_labels
-from test_loop import prepared, registered, same, train, trainer_of
+from loops import prepared, registered, same, train, trainer_of
 
 from headwater.errors import HeadwaterError
 from headwater.train.checkpoint import Checkpoint

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from corpora import make_corpus, make_labels
-from test_wrong_use import command
+from faults import command
 
 from headwater.errors import DataError, UsageError
 from headwater.units.folder import read_centres, read_units, write_units
