@@ -71,6 +71,7 @@ class Contrast(NetworkObjective):
 
     Config = Settings
     config: Settings
+    model: Any
 
     def __init__(self, config: Settings, features: FeatureSet | None = None) -> None:
         super().__init__(config, features)
@@ -85,6 +86,9 @@ class Contrast(NetworkObjective):
             )
         self.crop = task.sizeWindow or None
         self.together = task.batchSizeGPU if task.samplingType == "samespeaker" else 1
+        # Torch draws biases as large as quiet speech is: the first norm would see little else, and nothing is learnt for thousands of steps.
+        for layer in self.model.network.encoder:
+            nn.init.zeros_(layer.conv.bias)
         self.predictors = Predictors(
             network["hiddenGar"], network["hiddenEncoder"], task.nPredicts, attentive=task.rnnMode == "transformer"
         )
