@@ -290,15 +290,21 @@ def test_a_torch_without_onednn_gives_what_it_gives_anyway(upstream: Upstream, m
         torch.testing.assert_close(found[key.id], expected[key.id], rtol=1e-4, atol=1e-5)
 
 
-def test_a_weight_that_is_computed_in_each_call_is_left_to_its_module() -> None:
+def test_a_weight_norm_is_computed_once_for_all_calls() -> None:
     torch.manual_seed(0)
     module = nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Linear(8, 8)), nn.Linear(8, 8)).eval()
     prepared = Prepared(module, CPU, torch.float32)
     x = torch.randn(3, 8)
+    expected = module(x).detach()
     with torch.no_grad(), prepared.context():
         found = module(x)
-    torch.testing.assert_close(found, module(x).detach(), rtol=1e-5, atol=1e-6)
+        assert module[0].weight is module[0].weight
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
     assert prepared.layers == [module[1]] and not prepared.stale
+    with torch.no_grad():
+        assert module[0].weight is not module[0].weight, "outside, it is the module's own"
+        module[0].parametrizations.weight.original0.mul_(2)
+    assert prepared.stale
 
 
 def test_prepared_weights_act_in_the_thread_that_asked_for_them_only(upstream: Upstream) -> None:

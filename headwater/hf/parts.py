@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import weakref
 from typing import Any
 
 import torch
@@ -10,8 +9,6 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from headwater.nn.lengths import mask, zero_beyond
-
-_FOLDED: weakref.WeakKeyDictionary[nn.Module, tuple[Any, Tensor]] = weakref.WeakKeyDictionary()
 
 
 def conv_lengths(lengths: Tensor, kernel: int, stride: int) -> Tensor:
@@ -68,21 +65,8 @@ def _zeroed(x: Tensor, lengths: Tensor | None) -> Tensor:
 
 def _position_conv(conv: nn.Conv1d, x: Tensor) -> Tensor:
     """An even kernel gives a frame too many, the last."""
-    y = functional.conv1d(x.transpose(1, 2), _weight(conv), conv.bias, padding=conv.padding, groups=conv.groups)
+    y = functional.conv1d(x.transpose(1, 2), conv.weight, conv.bias, padding=conv.padding, groups=conv.groups)
     return y[..., : x.shape[1]].transpose(1, 2)
-
-
-def _weight(conv: nn.Conv1d) -> Tensor:
-    """The weight of a convolution; where it is a weight norm's and no gradient is asked for, computed once."""
-    if torch.is_grad_enabled() or not hasattr(conv, "parametrizations"):
-        return conv.weight
-    originals = list(conv.parametrizations.weight.parameters())  # type: ignore[union-attr]
-    key = [(value.data_ptr(), value._version, value.device, value.dtype) for value in originals]
-    held = _FOLDED.get(conv)
-    if held is None or held[0] != key:
-        held = key, conv.weight.detach().clone()
-        _FOLDED[conv] = held
-    return held[1]
 
 
 def attend_to(lengths: Tensor | None, size: int) -> Tensor | None:

@@ -15,6 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.utils.parametrizations import _WeightNorm
+from torch.nn.utils.parametrize import ParametrizationList
 from torch.overrides import TorchFunctionMode
 
 from headwater.errors import UsageError
@@ -43,8 +45,8 @@ def require_bfloat16(device: torch.device) -> None:
 class Prepared:
     """The weights of the linear layers of a module, prepared for a device and a dtype (float32 or bfloat16); `context()` puts them to use.
 
-    They take as much memory as the original ones (half of it in bfloat16). On other devices than CPU, and where torch was built without oneDNN, nothing is
-    prepared; nor is a weight that is computed anew in each call (weight norm), as there is nothing to hold on to.
+    They take as much memory as the original ones (half of it in bfloat16). On other devices than CPU, and where torch was built without oneDNN, linear layers
+    stay as they are. A weight norm's weight is computed once, on every device.
     """
 
     def __init__(self, module: nn.Module, device: torch.device, dtype: torch.dtype) -> None:
@@ -59,15 +61,19 @@ class Prepared:
         ]
         if device.type != "cpu" or not _has_onednn():
             self.layers = []
+        self.normed = [
+            norm for norm in module.modules() if isinstance(norm, ParametrizationList) and _is_weight_norm(norm)
+        ]
         self.version = self._version()
-        self.weights = _pack(self.layers, dtype)
+        self.weights, self.folded = _pack(self.layers, dtype), _fold(self.normed)
 
     def _version(self) -> list[tuple[int, int]]:
-        return [(id(p), p._version) for layer in self.layers for p in (layer.weight, layer.bias) if p is not None]
+        held = [p for layer in self.layers for p in (layer.weight, layer.bias) if p is not None]
+        return [(id(p), p._version) for p in (*held, *(p for norm in self.normed for p in norm.parameters()))]
 
     @property
     def stale(self) -> bool:
-        """Whether the module's weights were changed since."""
+        """Whether the module's weights were changed since; what torch does not count (fused optimizers, `.data`) is not seen."""
         return self._version() != self.version
 
     def context(self) -> AbstractContextManager[Any]:
@@ -75,7 +81,7 @@ class Prepared:
         stack = ExitStack()
         if self.dtype != torch.float32:
             stack.enter_context(torch.autocast(self.device.type, dtype=self.dtype))
-        stack.enter_context(Packed(self.weights, self.device, self.dtype))
+        stack.enter_context(Packed(self.weights, self.folded, self.device, self.dtype))
         return stack
 
 
@@ -85,6 +91,7 @@ def _has_onednn() -> bool:
 
 
 Weights = dict[int, tuple[Tensor, Tensor, Tensor | None]]
+Folded = dict[int, tuple[Tensor, Tensor]]
 
 
 @torch.no_grad()
@@ -100,17 +107,29 @@ def _pack(layers: Iterable[nn.Linear], dtype: torch.dtype) -> Weights:
     }
 
 
+def _is_weight_norm(norm: ParametrizationList) -> bool:
+    return len(norm) == 1 and isinstance(norm[0], _WeightNorm)
+
+
+@torch.no_grad()
+def _fold(normed: Iterable[ParametrizationList]) -> Folded:
+    """Identity of the directions -> these, and the weight."""
+    return {id(norm.original1): (norm.original1, norm().detach()) for norm in normed}
+
+
 class Packed(TorchFunctionMode):
     """See `Prepared.context`."""
 
-    def __init__(self, weights: Weights, device: torch.device, dtype: torch.dtype) -> None:
+    def __init__(self, weights: Weights, folded: Folded, device: torch.device, dtype: torch.dtype) -> None:
         super().__init__()
-        self.weights, self.device, self.dtype = weights, device, dtype
+        self.weights, self.folded, self.device, self.dtype = weights, folded, device, dtype
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Sequence[type], args: Sequence[Any] = (), kwargs: Any = None
     ) -> Any:
         kwargs = kwargs or {}
+        if func is torch._weight_norm and id(args[0]) in self.folded:
+            return self.folded[id(args[0])][1]
         if func is functional.linear:
             return self._linear(*args, **kwargs)
         if func in CONVOLUTIONS:
