@@ -40,6 +40,16 @@ def validate(model: type[Model], settings: Mapping[str, Any], where: str = "") -
         raise UsageError("\n".join(lines)) from None
 
 
+def truth(settings: Mapping[str, Any], key: str, missing: bool = False) -> bool:
+    """Yes or no under `key`, `missing` where nothing is there; `UsageError` for what is neither, such as the text "false"."""
+    value = settings.get(key)
+    if value is None:
+        return missing
+    if value not in (0, 1) or isinstance(value, (str, float)):
+        raise UsageError(f"{key} is {value!r}; it is true or false")
+    return bool(value)
+
+
 def _keys_at(model: type[BaseModel], path: list[str]) -> list[str]:
     for part in path:
         field = model.model_fields.get(part)

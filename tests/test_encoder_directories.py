@@ -111,6 +111,13 @@ def unlink(name: str) -> Callable[[Path], Any]:
         (lambda folder: rewrite(folder / "config.json", num_hidden_layers=10**9), "may be 1 to 1000"),
         (lambda folder: rewrite(folder / "config.json", hidden_size="big"), "describe no model"),
         (lambda folder: rewrite(folder / "config.json", hidden_size=10**9), "may be 1 to 100000"),
+        (lambda folder: rewrite(folder / "config.json", num_attention_heads=-2), "num_attention_heads is -2"),
+        (lambda folder: rewrite(folder / "config.json", conv_stride=[5, 0, 2, 2, 2, 2, 2]), r"conv_stride is \[5, 0"),
+        (lambda folder: rewrite(folder / "config.json", conv_stride=[10**9] * 7), "may be 1 to 1000"),
+        (
+            lambda folder: rewrite(folder / "preprocessor_config.json", do_normalize="false"),
+            r"preprocessor_config\.json.*do_normalize is 'false'; it is true or false",
+        ),
         (lambda folder: (folder / "model.safetensors").write_bytes(b"12345678{"), "not a whole safetensors file"),
     ],
 )
@@ -149,6 +156,40 @@ def test_normalisation_is_asked_for_only_where_nothing_says_it(folder: Path) -> 
     assert not same_as_the_file(headwater.load(f"hf:{folder}", config={"normalize": 0}))
     with pytest.raises(UsageError, match="says by itself"):
         headwater.load("hubert_local", ckpt=str(DATA / "hubert_base.pt"), config={"normalize": 0})
+
+
+def test_what_does_not_say_whether_waveforms_are_normalised_means_what_it_does_in_transformers(folder: Path) -> None:
+    from transformers import AutoFeatureExtractor
+
+    said = json.loads((folder / "preprocessor_config.json").read_text())
+    del said["do_normalize"]
+    (folder / "preprocessor_config.json").write_text(json.dumps(said))
+    assert AutoFeatureExtractor.from_pretrained(folder).do_normalize is True
+    assert same_as_the_file(headwater.load(f"hf:{folder}"))
+
+
+def test_the_settings_of_waveforms_may_be_those_of_a_processor(folder: Path) -> None:
+    said = json.loads((folder / "preprocessor_config.json").read_text())
+    (folder / "preprocessor_config.json").unlink()
+    (folder / "processor_config.json").write_text(json.dumps({"feature_extractor": {**said, "do_normalize": False}}))
+    assert not same_as_the_file(headwater.load(f"hf:{folder}"))
+    (folder / "processor_config.json").write_text(json.dumps({"feature_extractor": {**said, "do_normalize": True}}))
+    assert same_as_the_file(headwater.load(f"hf:{folder}"))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        ({"intermediate_size": -5}, "intermediate_size is -5"),
+        ({"conv_kernel": [10, 0, 3, 3, 3, 2, 2]}, "conv_kernel"),
+        ({"conv_dim": [16, 16]}, "settings of hubert"),
+        ({"model_type": "wavlm", "max_bucket_distance": 0}, "max_bucket_distance is 0"),
+        ({"model_type": "wavlm", "max_bucket_distance": 60}, "with 320 buckets it is above 80"),
+    ],
+)
+def test_settings_that_describe_no_model_are_refused(wrong: dict[str, Any], says: str) -> None:
+    with pytest.raises(UsageError, match=says):
+        headwater.load("hubert", config={"random_weights": 0, "architecture": wrong})
 
 
 def test_an_architecture_is_for_random_weights_alone(folder: Path) -> None:
@@ -236,6 +277,38 @@ def test_settings_and_weights_of_one_commit_are_fetched_and_nothing_else(
     assert how["revision"] == "0123abc"
     assert ("pytorch_model.bin" in how["allow_patterns"]) == (names == ["pytorch_model.bin"])
     assert not any(pattern.endswith((".py", "*")) for pattern in how["allow_patterns"])
+
+
+@pytest.mark.parametrize("missing", ["preprocessor_config.json", "a shard"])
+def test_what_others_left_half_in_the_cache_is_completed_where_there_is_a_network(
+    monkeypatch: pytest.MonkeyPatch, folder: Path, tmp_path: Path, missing: str
+) -> None:
+    half = tmp_path / "half"
+    shutil.copytree(folder, half)
+    if missing == "a shard":
+        (half / "model.safetensors").unlink()
+        weight_map = {"weight_map": {"a": "model-00001-of-00001.safetensors"}}
+        (half / "model.safetensors.index.json").write_text(json.dumps(weight_map))
+    else:
+        (half / missing).unlink()
+
+    def snapshot(repo: str, *, local_files_only: bool = False, **how: Any) -> str:
+        return str(half if local_files_only else folder)
+
+    def unreachable(repo: str, revision: str | None) -> Any:
+        raise OSError("no network")
+
+    files = [types.SimpleNamespace(rfilename="model.safetensors")]
+    reachable = types.SimpleNamespace(
+        model_info=lambda repo, revision: types.SimpleNamespace(sha="0123abc", siblings=files)
+    )
+    monkeypatch.setenv("HEADWATER_OFFLINE", "0")
+    install(monkeypatch, hub(snapshot_download=snapshot, HfApi=lambda: reachable))
+    assert locate("me/model").folder == folder
+    install(monkeypatch, hub(snapshot_download=snapshot, HfApi=lambda: types.SimpleNamespace(model_info=unreachable)))
+    assert locate("me/model").folder == half, "what is there, so that the error names what is missing"
+    monkeypatch.setenv("HEADWATER_OFFLINE", "1")
+    assert locate("me/model").folder == half
 
 
 @pytest.mark.parametrize("source", ["nothing", "a/b/c", "../up/down", "org/../model", "https://huggingface.co/a/b", ""])

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from headwater.errors import UsageError, nearest
 from headwater.fairseq import Checkpoint, conv_layers
+from headwater.settings import truth
 
 
 class Kind(NamedTuple):
@@ -33,14 +34,27 @@ KINDS = {
 }
 # What a config.json could make transformers fetch or run.
 _NEVER = {"auto_map", "attn_implementation", "_attn_implementation", "quantization_config", "_experts_implementation"}
-# Parts and tables that are made before a file's tensors can show that they are too many.
+# Parts and tables that are made before a file's tensors can show that they are too many, and numbers that no tensor shows.
 _MOST = {
     "hidden_size": 100_000,
+    "intermediate_size": 10**6,
+    "encoder_ffn_dim": 10**6,
     "num_hidden_layers": 1000,
     "encoder_layers": 1000,
+    "num_attention_heads": 1000,
+    "encoder_attention_heads": 1000,
     "num_feat_extract_layers": 64,
     "num_conv_pos_embeddings": 1000,
+    "num_conv_pos_embedding_groups": 10_000,
+    "conv_pos_kernel_size": 1000,
+    "conv_depthwise_kernel_size": 1000,
     "max_source_positions": 100_000,
+    "num_mel_bins": 10_000,
+    "num_buckets": 100_000,
+    "max_bucket_distance": 10**7,
+    "conv_dim": 100_000,
+    "conv_kernel": 10_000,
+    "conv_stride": 1000,
 }
 _CONFORMER_POSITIONS = {"rel_pos": "relative", "rope": "rotary"}
 
@@ -79,8 +93,14 @@ def config_of(architecture: Mapping[str, Any]) -> Any:
         raise UsageError(f"settings of {said['model_type']}: {' '.join(str(error).split())}") from None
     for key, most in _MOST.items():
         value = getattr(config, key, 1)
-        if not isinstance(value, int) or not 1 <= value <= most:
-            raise UsageError(f"settings of {said['model_type']}: {key} is {value!r}, and may be 1 to {most}")
+        for one in value if isinstance(value, (list, tuple)) else [value]:
+            if not isinstance(one, int) or not 1 <= one <= most:
+                raise UsageError(f"settings of {said['model_type']}: {key} is {value!r}, and may be 1 to {most}")
+    buckets = getattr(config, "num_buckets", 0)
+    if buckets and config.max_bucket_distance <= buckets // 4:
+        raise UsageError(
+            f"settings of {said['model_type']}: max_bucket_distance is {config.max_bucket_distance}; with {buckets} buckets it is above {buckets // 4}"
+        )
     config._attn_implementation = "sdpa" if kind.sdpa else "eager"
     return config
 
@@ -146,7 +166,7 @@ def architecture_of(file: Checkpoint, weights: Mapping[str, Any]) -> dict[str, A
 
 def _special(name: str, said: Mapping[str, Any], weights: Mapping[str, Any], layered: bool) -> dict[str, Any]:
     """The settings that not all of the family have."""
-    pre_norm = bool(said.get("layer_norm_first", False))
+    pre_norm = truth(said, "layer_norm_first")
     if name == "data2vec-audio":
         if pre_norm or not layered:
             raise UsageError(

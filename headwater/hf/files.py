@@ -18,9 +18,10 @@ from headwater.hf.keys import Renamed, encoder_of, fit, from_fairseq, from_trans
 from headwater.hf.settings import EncoderSettings
 from headwater.pickles import read_pickle
 from headwater.results.files import write_bytes, write_json
-from headwater.settings import validate
+from headwater.settings import truth, validate
 from headwater.weights import blaming, is_safetensors, read_header, read_safetensors
 
+CONFIG, PREPROCESSOR, PROCESSOR = "config.json", "preprocessor_config.json", "processor_config.json"
 # layer_norm's in fairseq, and the feature extractor's in transformers.
 FAIRSEQ_EPS, TRANSFORMERS_EPS = 1e-5, 1e-7
 
@@ -56,8 +57,8 @@ def read_encoder(path: str | Path, normalize: float | None = None, named: str | 
 
 def _fairseq(file: Checkpoint, path: Path) -> Encoder:
     inside, outside = encoder_of(file.weights, str(path))
-    normalize = file.task.get("normalize", file.model.get("normalize"))
     with blaming(path):
+        normalize = truth({**file.model, **file.task}, "normalize")
         try:
             architecture = architecture_of(file, inside)
         except (ValueError, TypeError) as error:
@@ -87,7 +88,8 @@ def _directory(path: Path, normalize: float | None) -> Encoder:
     ours = path / "model.safetensors"
     if ours.is_file() and read_header(ours).get("config"):
         return _ours(ours)
-    architecture, front = _json(path / "config.json"), path / "preprocessor_config.json"
+    architecture = _json(path / CONFIG)
+    front, extractor = _extractor(path)
     with blaming(path):
         kind = kind_of(architecture)
     said: dict[str, Any] = {"architecture": architecture}
@@ -99,9 +101,9 @@ def _directory(path: Path, normalize: float | None) -> Encoder:
             raise UsageError(
                 f"upstream.config.normalize is for encoders on waveforms, and {path} is none; leave it out"
             )
-    elif front.is_file():
-        extractor = _json(front)
-        wanted = bool(extractor.get("do_normalize"))
+    elif extractor is not None:
+        with blaming(front):
+            wanted = truth(extractor, "do_normalize", missing=True)  # as transformers has it
         if normalize is not None and bool(normalize) != wanted:
             raise UsageError(f"upstream.config.normalize is {normalize:g}, and {front} says otherwise; leave it out")
         said |= {
@@ -117,6 +119,15 @@ def _directory(path: Path, normalize: float | None) -> Encoder:
     with blaming(path):
         settings = validate(EncoderSettings, said)
     return _fitted(settings, from_transformers(_shards(path), kind.prefixes), path)
+
+
+def _extractor(path: Path) -> tuple[Path, dict[str, Any] | None]:
+    """What a directory says of its waveforms, and the file that says it; None where none does. Processors of transformers 5 keep it in a file of theirs."""
+    front, processor = (path / name for name in (PREPROCESSOR, PROCESSOR))
+    if front.is_file() or not processor.is_file():
+        return front, _json(front) if front.is_file() else None
+    inside = _json(processor).get("feature_extractor")
+    return (processor, inside) if isinstance(inside, dict) else (front, None)
 
 
 def _shards(path: Path) -> dict[str, Any]:
@@ -145,7 +156,7 @@ def _json(path: Path) -> dict[str, Any]:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise DataError(
-            f"{path}: no such file; a directory of transformers has config.json, preprocessor_config.json and model.safetensors"
+            f"{path}: no such file; a directory of transformers has {CONFIG}, {PREPROCESSOR} and model.safetensors"
         ) from None
     except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"{path}: not readable as JSON ({error})") from None
@@ -191,7 +202,7 @@ def write_directory(folder: Path, upstream: str, settings: EncoderSettings, weig
     write_bytes(folder / "model.safetensors", save(tensors, metadata={"format": "pt", "headwater": header}))
     config = config_of(settings.architecture)
     said = {key: value for key, value in config.to_dict().items() if not key.startswith("_")}
-    write_json(folder / "config.json", said | {"architectures": [kind_of(settings.architecture).model]})
+    write_json(folder / CONFIG, said | {"architectures": [kind_of(settings.architecture).model]})
     extractor = {
         "feature_extractor_type": "Wav2Vec2FeatureExtractor",
         "feature_size": 1,
@@ -201,4 +212,4 @@ def write_directory(folder: Path, upstream: str, settings: EncoderSettings, weig
         "do_normalize": settings.normalize is not None,
         "return_attention_mask": said.get("feat_extract_norm") != "group",
     }
-    write_json(folder / "preprocessor_config.json", extractor)
+    write_json(folder / PREPROCESSOR, extractor)

@@ -12,6 +12,7 @@ from headwater.errors import DataError, UsageError
 _NAME = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w./-]+))?")
 _FILES = {".pt", ".pth", ".ckpt", ".bin", ".safetensors"}
 SETTINGS = ("config.json", "preprocessor_config.json")
+_PROCESSOR = "processor_config.json"
 _WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "model-*-of-*.safetensors")
 _PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json", "pytorch_model-*-of-*.bin")
 
@@ -49,7 +50,7 @@ def locate(source: str) -> Place:
             f"  {_page(repo, revision)}\ninto a folder by hand: -u hf:FOLDER"
         ) from None
     held = _held(huggingface_hub, repo, revision)
-    if held is not None:
+    if held is not None and (offline() or _whole(held.folder)):
         return held
     if offline():
         raise DataError(_by_hand(repo, revision, "HEADWATER_OFFLINE is set, so nothing is downloaded"))
@@ -57,24 +58,39 @@ def locate(source: str) -> Place:
         about = huggingface_hub.HfApi().model_info(repo, revision=revision)
         names = {file.rfilename for file in about.siblings or []}
         wanted = _WEIGHTS if names & set(_WEIGHTS) else _PICKLES
-        folder = huggingface_hub.snapshot_download(repo, revision=about.sha, allow_patterns=[*SETTINGS, *wanted])
+        folder = huggingface_hub.snapshot_download(
+            repo, revision=about.sha, allow_patterns=[*SETTINGS, _PROCESSOR, *wanted]
+        )
     except Exception as error:  # its own errors, those of its client, of the network and of the disk
+        if held is not None:
+            return held
         reason = str(error).strip().splitlines()[:1] or [type(error).__name__]
         raise DataError(_by_hand(repo, revision, reason[0])) from None
     return Place(Path(folder), _page(repo, Path(folder).name))
 
 
 def _held(hub: object, repo: str, revision: str | None) -> Place | None:
-    """What lies whole in the cache of huggingface_hub."""
+    """What lies in the cache of huggingface_hub, where a model is in it."""
     try:
         found = hub.snapshot_download(repo, revision=revision, local_files_only=True)  # type: ignore[attr-defined]
     except Exception:  # one of several kinds for "not here"
         return None
     folder = Path(found)
-    whole = (folder / SETTINGS[0]).is_file() and any(
+    some = (folder / SETTINGS[0]).is_file() and any(
         (folder / name).is_file() for name in (*_WEIGHTS[:2], *_PICKLES[:2])
     )
-    return Place(folder, _page(repo, folder.name)) if whole else None
+    return Place(folder, _page(repo, folder.name)) if some else None
+
+
+def _whole(folder: Path) -> bool:
+    """Whether all is there that may be: others put weights into this cache without the settings of the waveforms, or only some shards."""
+    shards = {
+        part
+        for index in folder.glob("*.index.json")
+        for part in re.findall(r'"([\w.-]+\.(?:safetensors|bin))"', index.read_text(encoding="utf-8", errors="replace"))
+    }
+    settings = any((folder / name).is_file() for name in (SETTINGS[1], _PROCESSOR))
+    return settings and all((folder / part).is_file() for part in shards)
 
 
 def _page(repo: str, revision: str | None) -> str:
