@@ -181,3 +181,10 @@ def some(names: Sequence[str], count: int = 8) -> str:
     """The first few names."""
     more = len(names) - count
     return ", ".join(map(str, names[:count])) + (f" and {more} more" if more > 0 else "") if names else "nothing"
+
+
+def left_out(names: Sequence[str]) -> str:
+    """A sentence on the tensors of a file that an upstream has no use for."""
+    if not names:
+        return "no tensor was left out"
+    return f"left out, as only pretraining, recognition or a countermeasure needs them: {some(names)}"

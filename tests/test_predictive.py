@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -263,6 +264,9 @@ def put(key: str, value: Any) -> Change:
         ("vq_apc", put("config/model/paras/vq/codebook_size", [32, 32]), "one each a group"),
         ("vq_apc", put("config/model/paras/extra", 1), "unknown setting 'extra'"),
         ("vq_apc", put("config/data/audio/feat_type", "mfcc"), "feat_type is 'mfcc'"),
+        ("vq_apc", put("config/data/audio/delta_order", 1), "delta_order"),
+        ("vq_apc", put("config/data/audio/cmvn", "false"), "cmvn is 'false'; it is true or false"),
+        ("vq_apc", put("config/data/audio/decode_wav", True), "decode_wav"),
         ("vq_apc", put("config/data/audio/feat_dim", 40), r"weight_ih_l0 has the shape \(144, 80\)"),
         ("vq_apc", put("config/data/audio/feat_dim", "many"), "num_mel_bins"),
         ("vq_apc", put("config/data", 3), "needs 'audio'|needs 'data'"),
@@ -350,6 +354,28 @@ def test_settings_that_contradict_a_file_are_refused() -> None:
         load("wav2vec").codes([torch.zeros(1000)])
 
 
+@pytest.mark.parametrize(
+    ("case", "place", "head", "strange"),
+    [
+        ("cpc", "weights", "wPrediction.0.weight", "gAR.other.weight"),
+        ("decoar2", "model", "reconstruction.bias", "encoder.other"),
+    ],
+)
+def test_heads_of_pretraining_are_named_and_the_rest_is_refused(
+    case: str, place: str, head: str, strange: str, tmp_path: Path
+) -> None:
+    name, config = CASES[case]
+    file, path = read_pickle(DATA / f"{case}.pt"), tmp_path / "changed.pt"
+    file[place][head] = torch.ones(2)
+    torch.save(file, path)
+    model = headwater.load(name, ckpt=str(path), config=config)
+    assert isinstance(model, Pretrained) and head in model.unused
+    file[place][strange] = torch.ones(2)
+    torch.save(file, path)
+    with pytest.raises(DataError, match=f"has {re.escape(strange)}, which does not belong"):
+        headwater.load(name, ckpt=str(path), config=config)
+
+
 @pytest.mark.parametrize("case", CASES)
 def test_convert_knows_the_family_of_a_file(case: str, tmp_path: Path, command: Command) -> None:
     source, target = DATA / f"{case}.pt", tmp_path / "out"
@@ -357,7 +383,9 @@ def test_convert_knows_the_family_of_a_file(case: str, tmp_path: Path, command: 
         assert command("convert", source, target).code == 3
         return
     answer = command("convert", source, target)
-    assert answer.code == 0 and f"-u ckpt:{target} loads it" in answer.out
+    families = {"vq_wav2vec_gumbel": "vq_wav2vec", "cpc": "modified_cpc"}
+    assert answer.code == 0 and f"{target}: {families.get(case, case)}, " in answer.out
+    assert f"-u ckpt:{target} loads it" in answer.out and "no tensor was left out" in answer.out
     wav = torch.sin(torch.arange(4000) / 7)
     for one, two in zip(
         load(case).extract([wav]).hidden_states, headwater.load(f"ckpt:{target}").extract([wav]).hidden_states

@@ -9,7 +9,7 @@ from headwater.errors import UsageError
 from headwater.hf.files import read_encoder, write_directory
 from headwater.hf.model import SpeechEncoder
 from headwater.registry import Card, upstreams
-from headwater.weights import some
+from headwater.weights import left_out
 
 
 def convert(source: Path, target: Path, *, upstream: str | None = None, force: bool = False) -> str:
@@ -31,12 +31,7 @@ def convert(source: Path, target: Path, *, upstream: str | None = None, force: b
     name = upstream or _named(encoder.settings.architecture["model_type"])
     write_directory(target, name, encoder.settings, encoder.weights)
     count = sum(value.numel() for value in encoder.weights.values())
-    left = (
-        f"left out, as only pretraining, recognition or a countermeasure needs them: {some(encoder.unused)}"
-        if encoder.unused
-        else "no tensor was left out"
-    )
-    return f"{target}: {encoder.settings.architecture['model_type']}, {count} numbers; -u hf:{target} loads it, and so does transformers\n{left}"
+    return f"{target}: {encoder.settings.architecture['model_type']}, {count} numbers; -u hf:{target} loads it, and so does transformers\n{left_out(encoder.unused)}"
 
 
 def _type(card: Card) -> Any:

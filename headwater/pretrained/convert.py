@@ -8,7 +8,7 @@ from pathlib import Path
 from headwater.errors import DataError, UsageError
 from headwater.pretrained.upstream import Pretrained
 from headwater.registry import Card, upstreams
-from headwater.weights import write_parts
+from headwater.weights import left_out, write_parts
 
 
 def own_card(source: Path, upstream: str | None = None) -> Card | None:
@@ -20,10 +20,10 @@ def own_card(source: Path, upstream: str | None = None) -> Card | None:
         if upstream is not None:
             return card
         try:
-            expert.read(source)
+            held = expert.read(source)
         except DataError:
             continue
-        return card
+        return upstreams[expert.family(held.settings) or card.name]
     return None
 
 
@@ -36,11 +36,11 @@ def convert(source: Path, target: Path, card: Card, *, force: bool = False) -> s
     """
     if target.exists() and not (force and target.is_dir()):
         raise UsageError(f"{target} is there already; --force overwrites a directory")
-    settings, state = card.load().read(source)
+    held = card.load().read(source)
     target.mkdir(parents=True, exist_ok=True)
-    write_parts(target / "model.safetensors", card.name, settings.model_dump(mode="json"), {"network": state})
-    count = sum(value.numel() for value in state.values())
-    return f"{target}: {card.name}, {count} numbers; -u ckpt:{target} loads it"
+    write_parts(target / "model.safetensors", card.name, held.settings.model_dump(mode="json"), {"network": held.state})
+    count = sum(value.numel() for value in held.state.values())
+    return f"{target}: {card.name}, {count} numbers; -u ckpt:{target} loads it\n{left_out(held.unused)}"
 
 
 def _cards() -> Iterator[Card]:

@@ -11,6 +11,7 @@ from headwater.audio.frontends import Frontend, build_frontend
 from headwater.config import Section
 from headwater.errors import UsageError
 from headwater.nn.upstream import NoFrontend
+from headwater.settings import truth
 
 
 def log_mel(bins: int = 80, *, length: float = 25.0, shift: float = 10.0, cmvn: bool = True) -> dict[str, Any]:
@@ -49,9 +50,12 @@ def from_s3prl(audio: Mapping[str, Any]) -> dict[str, Any]:
     kind = audio.get("feat_type", "fbank")
     if kind != "fbank":
         raise UsageError(f"audio.feat_type is {kind!r}; these models are on fbank")
+    strange = sorted(set(audio) - {"feat_type", "feat_dim", "frame_length", "frame_shift", "decode_wav", "cmvn"})
+    if strange or truth(audio, "decode_wav"):
+        raise UsageError(f"audio.{[*strange, 'decode_wav'][0]}: features with this setting are not known here")
     return log_mel(
         audio.get("feat_dim", 80),
         length=audio.get("frame_length", 25),
         shift=audio.get("frame_shift", 10),
-        cmvn=bool(audio.get("cmvn", True)),
+        cmvn=truth(audio, "cmvn", missing=True),
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from pydantic import Field
@@ -20,6 +20,14 @@ from headwater.store.features import enough_memory
 from headwater.weights import blaming, fitting_state, is_safetensors, read_parts, shapes_of, some, write_parts
 
 State = dict[str, Tensor]
+
+
+class Held(NamedTuple):
+    """What a file holds: settings, the network's weights, and the names of tensors that only its pretraining needs."""
+
+    settings: Any
+    state: State
+    unused: tuple[str, ...]
 
 
 class Choices(Section):
@@ -39,8 +47,16 @@ class Pretrained(Upstream):
 
     settings_type: ClassVar[type[Section]]
     choices_type: ClassVar[type[Choices]] = Choices
+    # Where files of others keep heads of pretraining beside the network: how the names of the network's own tensors begin, theirs and ours.
+    own: ClassVar[tuple[str, ...]] = ("",)
     settings: Any
     network: nn.Module
+    unused: tuple[str, ...] = ()
+
+    @classmethod
+    def family(cls, settings: Any) -> str | None:
+        """The card of models with such settings, where a class has several kinds."""
+        return None
 
     @classmethod
     @abstractmethod
@@ -50,7 +66,7 @@ class Pretrained(Upstream):
     @classmethod
     @abstractmethod
     def foreign(cls, path: str | Path, said: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Settings and weights of a file that others wrote, under our names. `said`: the user's settings, for what such files do not say.
+        """Settings and all weights of a file that others wrote, under our names. `said`: the user's settings, for what such files do not say.
 
         Raises:
             DataError: missing, broken, or of something else. Nothing in it was run.
@@ -70,7 +86,7 @@ class Pretrained(Upstream):
         ).model_dump()
         said = {key: value for key, value in config.items() if key not in known}
         seed = choices.pop("random_weights")
-        state: State | None = None
+        held: Held | None = None
         if ckpt is None:
             if seed is None:
                 raise UsageError(
@@ -79,19 +95,21 @@ class Pretrained(Upstream):
                 )
             settings = validate(cls.settings_type, merge(card.config, said), "upstream.config")
         else:
-            settings, state = cls.read(ckpt, said)
+            held = cls.read(ckpt, said)
+            settings = held.settings
             _agree(said, settings, ckpt)
         # Loading a model must not move the random numbers of whoever loads it.
         with torch.random.fork_rng(devices=[]), enough_memory("the model is too large; choose a smaller one"):
             torch.default_generator.manual_seed(seed or 0)
             model = cls(settings, card.name, **choices)  # type: ignore[call-arg, arg-type]
-        if state is not None and seed is None:
-            model.network.load_state_dict(state)
+        if held is not None and seed is None:
+            model.network.load_state_dict(held.state)
+            model.unused = held.unused
         return model
 
     @classmethod
-    def read(cls, path: str | Path, said: Mapping[str, Any] | None = None) -> tuple[Any, State]:
-        """Settings and weights of a file, ours or of others, whatever its name is.
+    def read(cls, path: str | Path, said: Mapping[str, Any] | None = None) -> Held:
+        """What is in a file, ours or of others, whatever its name is.
 
         Raises:
             DataError: missing, broken, of something else, or with weights that do not fit its settings.
@@ -105,8 +123,13 @@ class Pretrained(Upstream):
             settings = validate(cls.settings_type, config)
             with torch.device("meta"):
                 shapes = shapes_of(cls.network_of(settings))
-        counted = {name: value for name, value in weights.items() if not name.endswith("num_batches_tracked")}
-        return settings, fitting_state(counted, shapes, str(path))
+        unused = tuple(name for name in weights if not name.startswith(cls.own))
+        counted = {
+            name: value
+            for name, value in weights.items()
+            if name not in unused and not name.endswith("num_batches_tracked")
+        }
+        return Held(settings, fitting_state(counted, shapes, str(path)), unused)
 
     def write(
         self, path: str | Path, upstream: str, *, objective: Mapping[str, Tensor] | None = None, facts: Any = None

@@ -36,6 +36,10 @@ class Apc(PredictiveModel):
         self.settings, self.network = settings, self.network_of(settings)
 
     @classmethod
+    def family(cls, settings: Settings) -> str:
+        return "apc" if settings.vq is None else "vq_apc"
+
+    @classmethod
     def network_of(cls, settings: Settings) -> PredictiveGru:
         return PredictiveGru(settings, frontend_of(settings).out_dim)
 

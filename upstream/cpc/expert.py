@@ -37,6 +37,7 @@ class Cpc(Pretrained):
     """
 
     settings_type = Settings
+    own = ("encoder.", "context.", "gEncoder.", "gAR.")
     settings: Settings
     network: ContrastiveNet
     carry_state: bool = False
@@ -66,8 +67,6 @@ class Cpc(Pretrained):
         if config.get("cpc_mode") == "none":
             del config["cpc_mode"]
         state = renamed(weights, NAMES)
-        # CPC_audio keeps its predictors and whatever else trained with them in the same place.
-        state = {name: value for name, value in state.items() if name.startswith(("encoder.", "context."))}
         flat = {name: value.flatten() for name, value in state.items() if ".norm." in name and is_whole(value)}
         return config, state | flat
 

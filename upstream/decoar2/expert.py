@@ -25,6 +25,7 @@ class Decoar2(Pretrained):
     """The first layer's input and every layer's output."""
 
     settings_type = Settings
+    own = ("projection.", "encoder.")
     settings: Settings
     network: DecoarNet
 
@@ -46,8 +47,6 @@ class Decoar2(Pretrained):
     def foreign(cls, path: str | Path, said: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
         """The file holds weights alone: sizes are theirs, the number of heads is the published one, or the user's (`encoder_attention_heads`)."""
         weights = renamed(group(read_s3prl(path), "model", path), NAMES)
-        # The quantizer and the reconstruction of its pretraining.
-        weights = {name: value for name, value in weights.items() if name.startswith(("projection.", "encoder."))}
         up, kernel = weights.get("encoder.layers.0.up.weight"), weights.get("encoder.positions.direction")
         if not isinstance(up, Tensor) or up.dim() != 2 or not isinstance(kernel, Tensor) or kernel.dim() != 3:
             raise DataError(f"{path} is no checkpoint of DeCoAR 2.0: it has no encoder with convolutional positions")

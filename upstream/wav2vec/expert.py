@@ -64,6 +64,10 @@ class Wav2vec(Pretrained):
         self.features = features
 
     @classmethod
+    def family(cls, settings: Settings) -> str:
+        return {"none": "wav2vec", "gumbel": "vq_wav2vec", "kmeans": "vq_wav2vec_kmeans"}[settings.vq_type]
+
+    @classmethod
     def network_of(cls, settings: Settings) -> Wav2vecNet:
         return Wav2vecNet(settings)
 
