@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -282,6 +283,12 @@ def test_what_hubert_needs_to_know_it_is_told_by_name(
     other = make_corpus(tmp_path / "other", speakers=5, utterances=3)
     said = command("pretrain", *arguments, "--data", str(other), "-p", str(tmp_path / "run"))
     assert said.code == 3 and "no units for" in said.err and "spk04" in said.err
+    longer = tmp_path / "longer"
+    shutil.copytree(corpus.parent, longer)
+    wav, rate = soundfile.read(longer / "wav/spk00/spk00-00.wav", dtype="float32")
+    soundfile.write(longer / "wav/spk00/spk00-00.wav", np.concatenate([wav, wav[: rate // 5]]), rate)
+    said = command("pretrain", *arguments, "--data", str(longer / corpus.name), "-p", str(tmp_path / "run"))
+    assert said.code == 3 and "'spk00-00'" in said.err and "they are of other audio" in said.err
 
 
 def test_units_that_were_moved_do_not_change_a_run_and_other_units_do(
@@ -337,15 +344,28 @@ def test_settings_that_describe_no_model_are_refused(settings: dict[str, Any], s
         _Wav2Vec2(validate(ContrastiveSettings, settings))
 
 
+def contrastive(**settings: Any) -> Any:
+    torch.manual_seed(0)
+    known = {"quantizer": {"entries": 6, "dim": 8}, "mask": {"length": 3}}
+    return _Wav2Vec2(validate(ContrastiveSettings, {**known, **settings}))
+
+
+ON_WAVEFORMS = {"architecture": {"model_type": "wav2vec2", **TINY}}
+ON_FRAMES = {
+    "audio": {"input": {"feat_type": "mel"}},
+    "transformer": {
+        "hidden_size": 16,
+        "num_attention_heads": 2,
+        "num_hidden_layers": 1,
+        "intermediate_size": 32,
+        "hidden_dropout_prob": 0.0,
+    },
+}
+
+
 def test_frozen_convolutions_stay_as_they_are_and_a_share_of_a_gradient_is_a_share() -> None:
     def gradient(share: float) -> torch.Tensor | None:
-        torch.manual_seed(0)
-        settings = {
-            "architecture": {"model_type": "wav2vec2", **TINY},
-            "quantizer": {"entries": 6, "dim": 8},
-            "mask": {"length": 3},
-        }
-        objective = _Wav2Vec2(validate(ContrastiveSettings, {**settings, "feature_grad": share})).train()
+        objective = contrastive(**ON_WAVEFORMS, feature_grad=share).train()
         objective([torch.randn(8000, generator=generator())], Share(torch.tensor([24]), 0, 1, generator(1)))[
             0
         ].sum().backward()
@@ -354,6 +374,53 @@ def test_frozen_convolutions_stay_as_they_are_and_a_share_of_a_gradient_is_a_sha
     whole, tenth = gradient(1.0), gradient(0.1)
     assert gradient(0.0) is None and whole is not None and tenth is not None and whole.abs().max() > 0
     torch.testing.assert_close(0.1 * whole, tenth, rtol=1e-3, atol=1e-7)
+
+
+@pytest.mark.parametrize("on", [ON_WAVEFORMS, ON_FRAMES], ids=["waveforms", "frames"])
+def test_what_is_masked_is_not_seen(on: dict[str, Any]) -> None:
+    encoder = contrastive(**on).eval().encoder
+    local = torch.randn(2, 20, encoder.local_dim, generator=generator())
+    lengths, covered = torch.tensor([20, 15]), torch.zeros(2, 20, dtype=torch.bool)
+    covered[:, 5:9] = True
+
+    def context(frames: torch.Tensor) -> torch.Tensor:
+        with torch.no_grad():
+            return mask_out(encoder.context(frames, lengths, covered, None), lengths)
+
+    hidden, seen = local.clone(), local.clone()
+    hidden[covered] = torch.randn(8, encoder.local_dim, generator=generator(1))
+    seen[:, 3] = torch.randn(2, encoder.local_dim, generator=generator(2))
+    assert torch.equal(context(hidden), context(local))
+    assert not torch.allclose(context(seen), context(local), atol=1e-3)
+
+
+def mask_out(context: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+    return context * mask(lengths, context.shape[1])[..., None]
+
+
+def test_layers_are_left_out_in_training_alone_and_by_the_generator() -> None:
+    objective = contrastive(**ON_WAVEFORMS, layerdrop=0.5).train()
+    drawn = [objective.kept(Share(torch.tensor([24]), 0, 1, generator(seed))) for seed in range(40)]
+    assert drawn == [objective.kept(Share(torch.tensor([24]), 0, 1, generator(seed))) for seed in range(40)]
+    left = sum(not kept for layers in drawn for kept in layers)
+    assert 20 < left < 60, "about half of 80"
+    assert objective.eval().kept(Share(torch.tensor([24]), 0, 1, generator())) is None
+    local, lengths = torch.randn(1, 20, objective.encoder.local_dim, generator=generator()), torch.tensor([20])
+    nothing = torch.zeros(1, 20, dtype=torch.bool)
+    with torch.no_grad():
+        all_layers, none = (objective.encoder.context(local, lengths, nothing, [kept] * 2) for kept in (True, False))
+    assert not torch.allclose(all_layers, none, atol=1e-3)
+
+
+def test_the_draw_of_codes_cools_with_the_batches_of_training() -> None:
+    quantizer = {"entries": 6, "dim": 8, "hottest": 2.0, "coldest": 0.6, "cooling": 0.5}
+    objective = contrastive(**ON_WAVEFORMS, quantizer=quantizer)
+    given = [torch.randn(8000, generator=generator())], Share(torch.tensor([24]), 0, 1, generator(1))
+    heats = [objective.heat()]
+    for training in (True, False, True, True):
+        objective.train(training)(*given)
+        heats.append(objective.heat())
+    assert heats == [2.0, 1.0, 1.0, 0.6, 0.6]
 
 
 # fairseq's counts, with the heads; HuBERT's files have 504 classes.

@@ -31,7 +31,8 @@ def convert(source: Path, target: Path, *, upstream: str | None = None, force: b
     name = upstream or _named(encoder.settings.architecture["model_type"])
     write_directory(target, name, encoder.settings, encoder.weights)
     count = sum(value.numel() for value in encoder.weights.values())
-    return f"{target}: {encoder.settings.architecture['model_type']}, {count} numbers; -u hf:{target} loads it, and so does transformers\n{left_out(encoder.unused)}"
+    kind = encoder.settings.architecture["model_type"]
+    return f"{target}: {kind}, {count} numbers; -u hf:{target} loads it, and so does transformers\n{left_out(encoder.unused)}"
 
 
 def _type(card: Card) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -17,6 +17,9 @@ from headwater.masked.spans import SpanSettings, compact
 from headwater.nn.lengths import frame_index
 from headwater.train.objective import Share
 from headwater.units.folder import read_units
+
+# Frames that one front-end has more or fewer of than another of the same hop.
+AT_THE_ENDS = 3
 
 
 class ClusterSettings(MaskedSettings):
@@ -49,13 +52,20 @@ class MaskedPrediction(MaskedSpans):
     def origins(self) -> dict[str, Any]:
         return {"units": {"sha256": self.units.sha256, "clusters": self.units.clusters, "of": self.units.source}}
 
-    def check(self, ids: Collection[str]) -> None:
-        missing = [name for name in ids if name not in self.units.of]
+    def check(self, sizes: Mapping[str, int]) -> None:
+        missing = [name for name in sizes if name not in self.units.of]
+        again = "make them of the same data: `headwater units --data ...`"
         if missing:
             raise DataError(
-                f"{self.config.units}: no units for {len(missing)} of {len(ids)} utterances, the first is {missing[0]!r}; "
-                "make them of the same data: `headwater units --data ...`"
+                f"{self.config.units}: no units for {len(missing)} of {len(sizes)} utterances, the first is {missing[0]!r}; {again}"
             )
+        step = 1 if self.features is None else self.encoder.stride
+        for name, size in sizes.items():
+            found, expected = len(self.units.of[name]), size * step / self.units.stride
+            if abs(found - expected) > AT_THE_ENDS:
+                raise DataError(
+                    f"{self.config.units}: {found} units of the utterance {name!r}, which has about {expected:.0f} frames; they are of other audio. {again}"
+                )
 
     def forward(self, wavs: Sequence[Tensor], share: Share) -> tuple[Tensor, Tensor]:
         local, lengths = self.encoder.local(wavs)

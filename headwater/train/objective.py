@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -97,8 +97,11 @@ class Objective(nn.Module, ABC):
         """What else than settings and speech decides what is learnt, such as the weights of a teacher: part of what makes a run this run."""
         return {}
 
-    def check(self, ids: Collection[str]) -> None:
-        """Told of all utterances before training begins. `DataError` where it lacks what it must know of one."""
+    def check(self, sizes: Mapping[str, int]) -> None:
+        """Told of all utterances before training begins: ids and how long each is, in samples, or in frames of features.
+
+        `DataError` where it lacks what it must know of one, or knows it of other speech.
+        """
 
     def picture(self, wav: Tensor) -> bytes | None:
         """What the model makes of one utterance, as PNG, for TensorBoard and the run folder; None where there is nothing to see."""

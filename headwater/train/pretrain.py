@@ -185,7 +185,7 @@ def prepare(config: PretrainConfig, *, device: str | None, say: Say) -> Prepared
     config.model = settings.model_dump(mode="json")
     crop = crop_of(config, objective)
     speech = read_speech(config, corpus, objective, crop)
-    objective.check([piece.utterance.id for part in (speech.train, speech.dev) for piece in part])
+    objective.check({piece.utterance.id: piece.size for part in (speech.train, speech.dev) for piece in part})
     rate = float(objective.sample_rate) if features is None else features.sample_rate / features.stride
     if features is not None:
         speech.notes.append(
