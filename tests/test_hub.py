@@ -6,8 +6,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from conftest import ROOT
 
+from headwater.errors import UsageError
 from headwater.registry import upstreams
 
 PROGRAM = """
@@ -49,3 +51,6 @@ def test_hubconf_is_a_view_of_the_registry(monkeypatch) -> None:  # type: ignore
     offered = {name for name in dir(module) if callable(getattr(module, name)) and not name.startswith("_")}
     assert offered == set(upstreams.names())
     assert all(getattr(module, name).__doc__ for name in offered)
+    assert module.fbank(fairseq=True, legacy=False).name == "fbank", "as S3PRL's callers write it"
+    with pytest.raises(UsageError, match="takes ckpt, config, device and refresh; got fair_seq"):
+        module.fbank(fair_seq=True)
