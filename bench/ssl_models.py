@@ -1,11 +1,11 @@
 """Self-supervised models beside acoustic features and their own random-weight twins, on real speech: phones of unseen speakers, and speakers.
 
-    python bench/ssl_models.py ../shared/data --out /tmp/ssl [--models tera.demo] [--tasks phone_linear] [--seeds 3] [--fine_tune] [--only-table]
+    python bench/ssl_models.py ../shared/data --out /tmp/ssl [--models tera.demo] [--tasks phone_linear] [--seeds 3] [--sum] [--fine_tune]
 
-All seeds are trained side by side, and every layer with them where that costs little; the rows are the sum and the last layer. Four speaker-disjoint folds
-are pooled; of an utterance's score the mean over the seeds is taken. The intervals are over speakers. Larger heads and fine-tuned models take fewer steps,
-the same for every row (`SHORTENED`, `FINE_TUNING`). Runs that are finished are not run again, so several of these may share the work: `--part 0/2`,
-`--part 1/2`.
+All seeds are trained side by side, and every layer with them where that costs little; the rows are the sum and the last layer (`--sum`: the sum alone).
+Four speaker-disjoint folds are pooled; of an utterance's score the mean over the seeds is taken. The intervals are over speakers. Larger heads and fine-tuned
+models take fewer steps, the same for every row (`SHORTENED`, `FINE_TUNING`). Runs that are finished are not run again, so several of these may share the
+work: `--part 0/2`, `--part 1/2`.
 """
 
 from __future__ import annotations
@@ -60,24 +60,28 @@ def systems(models: Iterable[str], fine_tune: bool) -> dict[str, list[str]]:
     return found
 
 
-def runs_of(system: str, task: str, name: str, seeds: Sequence[int], fine_tune: bool) -> dict[str, list[str]]:
+def runs_of(system: str, task: str, name: str, seeds: Sequence[int], args: argparse.Namespace) -> dict[str, list[str]]:
     """Folder -> flags of the runs that a system needs on one list."""
-    if fine_tune:
+    if args.fine_tune:
         # Every seed is a run of its own: no features are shared.
         return {f"{name}-{seed}": [*FINE_TUNING, "--seed", str(seed)] for seed in seeds}
     side_by_side = ["--seeds", str(len(seeds)), "--seed", str(SEED)]
     if task in SHORTENED:
         side_by_side += ["-o", f"{SHORTENED[task]},,runner.eval_step=100,,runner.save_step=100"]
-        only = {} if system in FEATURES or "random" in system else {f"{name}-last": [*side_by_side, "-l", "-1"]}
+        only = (
+            {}
+            if args.sum or system in FEATURES or "random" in system
+            else {f"{name}-last": [*side_by_side, "-l", "-1"]}
+        )
         return {name: side_by_side} | only
-    return {name: [*([] if system in FEATURES else ["--layers", "all"]), *side_by_side]}
+    return {name: [*([] if args.sum or system in FEATURES else ["--layers", "all"]), *side_by_side]}
 
 
-def selections(system: str, fine_tune: bool) -> dict[str, str]:
+def selections(system: str, args: argparse.Namespace) -> dict[str, str]:
     """What of a system's runs makes a row: what it is called -> the selection as results say it ("" for the one that was asked for)."""
-    if fine_tune or system in FEATURES:
+    if args.fine_tune or system in FEATURES:
         return {system: ""}
-    return {f"{system} sum": "", f"{system} last": "last"}
+    return {f"{system} sum": ""} | ({} if args.sum else {f"{system} last": "last"})
 
 
 def answer(out: Path, system: str, selection: str, task: str, seeds: Iterable[int]) -> list[dict[str, Any]] | None:
@@ -119,13 +123,13 @@ def place(out: Path, system: str, task: str, name: str) -> Path:
     return out / system.replace(" ", "-") / task / name
 
 
-def report(out: Path, names: Iterable[str], tasks: Iterable[str], seeds: list[int], fine_tune: bool) -> None:
+def report(out: Path, names: Iterable[str], seeds: list[int], args: argparse.Namespace) -> None:
     """The table, and the paired differences to the first two features and to the random twins."""
     measure = Ratio("accuracy", "correct", "total")
-    rows = {row: (system, asked) for system in names for row, asked in selections(system, fine_tune).items()}
+    rows = {row: (system, asked) for system in names for row, asked in selections(system, args).items()}
     width = max(map(len, rows))
     print(f"accuracy in %, mean over {len(seeds)} seed(s), 95 % interval over speakers")
-    for task in tasks:
+    for task in args.tasks:
         print(f"\n{task}")
         held = {row: found for row, (s, a) in rows.items() if (found := answer(out, s, a, task, seeds)) is not None}
         for row, found in held.items():
@@ -162,6 +166,7 @@ def main() -> int:
     parser.add_argument("--systems", nargs="*", help="only these")
     parser.add_argument("--tasks", nargs="*", default=list(LISTS), choices=list(LISTS))
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--sum", action="store_true", help="of the layers the learned sum alone")
     parser.add_argument("--fine_tune", action="store_true")
     parser.add_argument("--part", default="0/1", metavar="I/N")
     parser.add_argument("--only-table", action="store_true")
@@ -185,13 +190,13 @@ def main() -> int:
                     str(args.data / "lists" / f"{name}.csv"),
                     *(["-o", labels] if "phone" in task else []),
                 ]
-                for folder, flags in runs_of(system, task, name, seeds, args.fine_tune).items():
+                for folder, flags in runs_of(system, task, name, seeds, args).items():
                     path = place(out, system, task, folder)
                     if not (path / "result.json").is_file() and guarded(
                         run, [*line, "-d", task, *data, *flags, "-p", str(path)]
                     ):
                         return 1
-    report(out, list(rows), args.tasks, seeds, args.fine_tune)
+    report(out, list(rows), seeds, args)
     return 0
 
 
