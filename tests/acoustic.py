@@ -22,6 +22,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "pre_norm_v01": {"transformer": {"pre_layer_norm": True, "first_norm": False}},
     "shared": {"transformer": {"share_layer": True}},
     "stacked": {"transformer": {"downsample_rate": 3}},
+    "convolved": {"transformer": {"pre_layer_norm": True, "num_conv_pos_embeddings": 5}},
 }
 
 

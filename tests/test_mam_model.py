@@ -351,6 +351,7 @@ def test_a_model_on_features_refuses_waveforms_by_name() -> None:
         ({"transformer": {"hidden_size": 25}}, "hidden_size 25 is not a multiple of num_attention_heads 4"),
         ({"transformer": {"input_dim": 0}}, "input_dim is 0"),
         ({"transformer": {"first_norm": False}}, "first_norm"),
+        ({"transformer": {"num_conv_pos_embeddings": 4}}, "num_conv_pos_embeddings 4 has no frame in its middle"),
         ({"task": {"mask_consecutive_min": 9}}, "mask_consecutive_min 9 is above"),
         ({"task": {"position_encoding_size": 768}}, "position_encoding_size is 768, transformer.hidden_size 24"),
     ],

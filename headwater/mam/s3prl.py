@@ -49,7 +49,7 @@ AUDIO = {
     "kaldi": ("kaldi", "delta", "cmvn", "sample_rate"),
     "input": ("target_level", "win_ms", "hop_ms", "n_freq", "n_mels", "n_mfcc", "input", "target", "sample_rate"),
 }
-OURS_ALONE = {"first_norm", "downsample_rate"}  # no settings of S3PRL's present code
+OURS_ALONE = {"first_norm", "downsample_rate", "num_conv_pos_embeddings"}  # no settings of S3PRL's present code
 
 INPUT = {"projection": "input_representations.spec_transform", "input_norm": "input_representations.LayerNorm"}
 LAYER = {
@@ -101,9 +101,9 @@ def write(
         UsageError: the model has what that code cannot do (stacked frames, pruned heads, output norms of v0.1).
     """
     chosen = settings.transformer
-    if chosen.downsample_rate > 1 or not chosen.first_norm or chosen.prune_headids:
+    if chosen.downsample_rate > 1 or not chosen.first_norm or chosen.prune_headids or chosen.num_conv_pos_embeddings:
         raise UsageError(
-            "S3PRL has no files for a model with downsample_rate above 1, first_norm: false or prune_headids; "
+            "S3PRL has no files for a model with downsample_rate above 1, first_norm: false, prune_headids or num_conv_pos_embeddings; "
             "keep it as a file of headwater"
         )
     config: dict[str, Any] = settings.model_dump(mode="json")

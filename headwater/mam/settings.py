@@ -32,6 +32,12 @@ class TransformerSettings(Section):
     first_norm: bool = Field(
         True, description="with pre_layer_norm: the first hidden state is normalised too (not in S3PRL's v0.1)"
     )
+    num_conv_pos_embeddings: int = Field(
+        0,
+        ge=0,
+        le=1000,
+        description="frames that a convolution before the first layer sees at once, odd (wav2vec 2.0 on frames); 0 has none",
+    )
     downsample_rate: int = Field(
         1, ge=1, le=1000, description="so many input frames are stacked into one (S3PRL's v0.1)"
     )
@@ -56,6 +62,10 @@ class TransformerSettings(Section):
             raise ValueError(f"prune_headids names the head {wrong[0]}; there are {heads}, from 0")
         if self.input_dim == 0:
             raise ValueError("input_dim is 0: give the dims of an input frame, or -1 to take them from the front-end")
+        if self.num_conv_pos_embeddings and self.num_conv_pos_embeddings % 2 == 0:
+            raise ValueError(
+                f"num_conv_pos_embeddings {self.num_conv_pos_embeddings} has no frame in its middle: give an odd number"
+            )
         if not self.first_norm and not self.pre_layer_norm:
             raise ValueError("first_norm: false says something about pre_layer_norm: true only")
         return self
@@ -185,6 +195,7 @@ def build_transformer(settings: Settings, input_dim: int) -> Transformer:
         first_norm=chosen.first_norm,
         chunk=settings.task.sequence_length,
         std=chosen.initializer_range,
+        near=chosen.num_conv_pos_embeddings,
     )
 
 

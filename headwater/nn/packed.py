@@ -114,7 +114,8 @@ def _is_weight_norm(norm: ParametrizationList) -> bool:
 @torch.no_grad()
 def _fold(normed: Iterable[ParametrizationList]) -> Folded:
     """Identity of the directions -> these, and the weight."""
-    return {id(norm.original1): (norm.original1, norm().detach()) for norm in normed}
+    directions = ((norm, norm.original1) for norm in normed)
+    return {id(held): (held, norm().detach()) for norm, held in directions if isinstance(held, Tensor)}
 
 
 class Packed(TorchFunctionMode):

@@ -163,12 +163,13 @@ class TransformerLayer(nn.Module):
 
 
 class Transformer(nn.Module):
-    """Input projection, sinusoidal positions, N layers.
+    """Input projection, sinusoidal positions (and, where asked for, what a convolution makes of the frames around), N layers.
 
     input_dim, hidden, heads, intermediate: sizes. activation: gelu, relu or swish. dropout, attention_dropout: shares.
     shared: one layer, used N times (Audio ALBERT). pre_norm: see `TransformerLayer`; every hidden state is then normalised on its own.
     first_norm: whether the first hidden state is, too (S3PRL's v0.1 did not). chunk: the longest row in frames; longer utterances are cut into equal
-    chunks (`chunk_lengths`), 0 for never. std: of the initial weights.
+    chunks (`chunk_lengths`), 0 for never. std: of the initial weights. near: the kernel of that convolution, odd (https://arxiv.org/abs/2006.11477, section 2:
+    it finds out sooner than attention what lies beside a frame); 0 for none.
 
     `kept` (layers, heads) multiplies the answer of each head, for shared layers too: 0 prunes it. None, as it is at first, keeps all.
     """
@@ -192,6 +193,7 @@ class Transformer(nn.Module):
         first_norm: bool = True,
         chunk: int = 0,
         std: float = 0.02,
+        near: int = 0,
     ) -> None:
         super().__init__()
         self.depth, self.chunk = layers, chunk
@@ -215,6 +217,7 @@ class Transformer(nn.Module):
             nn.LayerNorm(hidden, eps=eps) if pre_norm and (number or first_norm) else nn.Identity()
             for number in range(layers + 1)
         )
+        self.near = nn.Conv1d(hidden, hidden, near, padding=near // 2, groups=math.gcd(hidden, 16)) if near else None
         self.register_buffer("kept", None, persistent=False)
         self.apply(lambda module: _initialise(module, std))
 
@@ -266,7 +269,10 @@ class Transformer(nn.Module):
             positions = positions.repeat(len(rows.lengths), 1)
         else:
             positions = positions.expand(len(rows.lengths), -1, -1)[rows.valid]
-        return whole, self.dropout(self.input_norm(self.projection(frames) + positions)), rows
+        h = self.projection(frames)
+        if self.near is not None:
+            h = h + functional.gelu(rows.join(self.near(rows.split(h).transpose(1, 2)).transpose(1, 2)))
+        return whole, self.dropout(self.input_norm(h + positions)), rows
 
     @staticmethod
     def _pad(x: Tensor, size: int) -> Tensor:
