@@ -97,6 +97,24 @@ def test_librispeech_reads_a_subset_or_all_and_knows_speaker_and_chapter(tmp_pat
         assert (utterance.speaker, utterance.labels["chapter"]) == (speaker, chapter)
 
 
+def test_librispeech_knows_the_genders_of_a_list_beside_its_subsets(tmp_path):
+    touch(tmp_path, "train-clean-100/19/2/19-2-0001.flac", "dev-clean/3/4/3-4-0001.flac", "dev-clean/5/4/5-4-0001.flac")
+    head = ";ID  |SEX| SUBSET           |MINUTES| NAME\n"
+    write(
+        tmp_path / "SPEAKERS.TXT", f"{head}19   | F | train-clean-100  | 25.1 | |A| B\n3    | M | dev-clean | 8 | C\n"
+    )
+    for folder, expected in (
+        (tmp_path, {"19": "F", "3": "M", "5": None}),
+        (tmp_path / "dev-clean", {"3": "M", "5": None}),
+    ):
+        corpus = read_corpus(folder)
+        assert {one.speaker: one.labels.get("gender") for one in corpus.utterances} == expected
+        assert any("SPEAKERS.TXT" in note for note in corpus.notes)
+    write(tmp_path / "SPEAKERS.TXT", f"{head}19 | female\n")
+    with pytest.raises(DataError, match=r"SPEAKERS.TXT:2: '19 \| female' is not"):
+        read_corpus(tmp_path)
+
+
 def test_librispeech_subsets_are_splits_when_train_and_test_are_there(tmp_path):
     touch(tmp_path, "train-clean-100/1/2/1-2-0001.flac", "dev-clean/3/4/3-4-0001.flac", "test-clean/5/6/5-6-0001.wav")
     corpus = read_corpus(tmp_path)

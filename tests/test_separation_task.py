@@ -17,10 +17,10 @@ import pytest
 import soundfile
 import torch
 from conftest import Answer
-from headwater.downstream.separation.expert import Separation
 from headwater.downstream.separation.scoring import best_order
 from headwater.downstream.separation.settings import READS, SeparationConfig
 from mixture_corpora import RATE, make_list, voice, write_rows, write_voices
+from separation_tasks import SYSTEMS, task_of
 from signals import answer, die_at, result
 
 from headwater.audio.write import Signal
@@ -28,24 +28,14 @@ from headwater.config import DataConfig
 from headwater.data.corpus import Utterance
 from headwater.data.mixtures import Mixture, Part
 from headwater.errors import UsageError
-from headwater.loading import load_upstream
 from headwater.results.files import read_rows
-from headwater.separation.losses import gram, si_snr
+from headwater.separation.losses import gram, si_sdr
 from headwater.settings import validate
 from headwater.train.task import Item, Sounds, make_batch
 from headwater.train.windows import Block, Windows
 
 Command = Callable[..., Answer]
 STEPS = "runner.total_steps=3,,runner.eval_step=3,,runner.save_step=1,,batch.size=3"
-TINY = "task.net.N=16,,task.net.B=8,,task.net.H=8,,task.net.Sc=8,,task.net.X=2,,task.net.R=1,,task.net.L=16"
-AT_8K = f"task.rate={RATE},,upstream.config.sample_rate={RATE}"
-SYSTEMS = {
-    "separation": ("stft_mag", f"task.rate={RATE},,task.superb.hidden=8,,task.superb.layers=1"),
-    "separation_convtasnet": ("waveform", f"{AT_8K},,{TINY}"),
-    "separation_joint": ("fbank", f"task.rate={RATE},,{TINY}"),
-    "separation_oracle": ("waveform", AT_8K),
-    "separation_one_and_rest": ("waveform", f"{AT_8K},,{TINY},,task.speakers=[2]"),
-}
 
 
 @pytest.fixture(scope="module")
@@ -151,21 +141,6 @@ def resample(wav: torch.Tensor, rate: int) -> torch.Tensor:
     from headwater.audio.io import resampled
 
     return wav if rate == RATE else torch.from_numpy(resampled(wav.numpy(), RATE, rate))
-
-
-def task_of(name: str, *settings: str) -> tuple[Separation, Any]:
-    from headwater.cli.run_settings import parser, settings_of
-    from headwater.config import RunConfig
-    from headwater.train.parts import build_task
-
-    upstream, own = SYSTEMS[name]
-    line = ["-u", upstream, "-d", name, "--data", "x", "-o", ",,".join([own, *settings])]
-    config = validate(RunConfig, settings_of(parser().parse_args(line))[0])
-    built, model = build_task(config), load_upstream(upstream, config=config.upstream.config)
-    torch.manual_seed(0)
-    built.head(model.spec)
-    assert isinstance(built, Separation)
-    return built, model
 
 
 def item(name: str, samples: int, count: int = 2) -> Item:
@@ -312,9 +287,9 @@ def test_one_and_rest_takes_out_as_many_as_there_are_and_speakers_that_are_not_f
             lacking.add([output[0][:1]], batch)
             row = lacking.rows()[0]
             assert row["right"] == 0
-            pairs = si_snr(gram(own.sum(0)[None, None], own[None]))[0, 0]
+            pairs = si_sdr(gram(own.sum(0)[None, None], own[None]))[0, 0]
             others = [n for n in range(count) if n != 0]
-            gained = float(si_snr(gram(output[0][:1][None], own[None]))[0, 0, 0]) - float(pairs[0])
+            gained = float(si_sdr(gram(output[0][:1][None], own[None]))[0, 0, 0]) - float(pairs[0])
             assert row["si_sdri"] == pytest.approx(gained / count, abs=1e-3) and len(others) == count - 1
 
 

@@ -17,16 +17,17 @@ from headwater.data.dynamic import Pool, Voice, fixed_mixtures, mixture_of, voic
 from headwater.data.measure import measure
 from headwater.data.mixtures import Part, total
 from headwater.data.splits import ensure_splits
-from headwater.data.text import some
-from headwater.errors import DataError
+from headwater.errors import DataError, UsageError
 from headwater.nn.upstream import UpstreamSpec
+from headwater.separation.foreign import Foreign, load_foreign
 from headwater.separation.overlap import join
-from headwater.separation.quality import INSTALL
 from headwater.separation.rescale import RULES
-from headwater.train.corpora import load_corpus, measured
+from headwater.separation.settings import Architecture
+from headwater.train.corpora import load_corpus, measured, shared_speakers
 from headwater.train.pieces import consecutive
 from headwater.train.stream import Stream
 from headwater.train.task import Batch, Draw, Item, Sounds, Specification, Task
+from headwater.train.weight_file import WeightFile
 from headwater.train.windows import Block, Windows
 
 from .scoring import (
@@ -36,14 +37,16 @@ from .scoring import (
     SI_SDR,
     SI_SDRI,
     Scores,
-    missing_packages,
     quality_measures,
+    quality_notes,
 )
 from .settings import BLIND, SeparationConfig
-from .systems import SYSTEMS, System, alone
+from .systems import SYSTEMS, FilterSystem, System, alone
 
 # Energy of what a stored mixture and the sum of its sources differ by, against its own: 16 bits differ by far less, another mixture by far more.
 MISFIT = 1e-3
+# A step of 16 bits: by so much each sample of each file may be off, which near silence is more than that share.
+STEP = 2**-15
 
 
 class Separation(Task):
@@ -52,14 +55,22 @@ class Separation(Task):
     Config = SeparationConfig
     config: SeparationConfig
     system: System
+    # Of the file of weights that the system starts from.
+    weights_sha256: str | None = None
+    _foreign: Foreign | None = None
+
+    @property
+    def trains(self) -> bool:
+        """Whether there is anything to train; else dev and test are scored at once."""
+        return self.config.system != "oracle" and (self.config.weights is None or self.config.fine_tune)
 
     @property
     def crop_seconds(self) -> float | None:  # type: ignore[override]
-        return self.config.segment_seconds if self.config.segments == "random" else None
+        return self.config.segment_seconds if self.config.segments == "random" and self.trains else None
 
     @property
     def draws(self) -> bool:  # type: ignore[override]
-        return self.config.dynamic
+        return self.config.dynamic and self.trains
 
     @property
     def windows(self) -> Windows | None:  # type: ignore[override]
@@ -76,26 +87,48 @@ class Separation(Task):
     # data
 
     def corpora(self) -> dict[str, list[Item]]:
-        needed = ("test",) if hasattr(self, "spec") or self.config.system == "oracle" else ("train", "dev", "test")
+        again = hasattr(self, "spec")
+        if self.config.weights is not None and not again:
+            self._take(self.config.weights)
         corpus = load_corpus(self.data, demo_voices)
+        # Where splits are made, all three are: what trains nothing is asked about the test of what trains.
+        alone = again or (not self.trains and ("test" in corpus.splits() or self.data.splits == "whole"))
+        needed = ("test",) if alone else ("train", "dev", "test")
         if all(utterance.mixture is None for utterance in corpus.utterances):
             corpus = self._mixed(corpus, needed)
         corpus = corpus.with_utterances(self._as_asked(utterance) for utterance in corpus.utterances)
         data = measured(corpus, self.data, seed=self.seed, rate=self.config.rate, needed=needed)
-        self.notes += [*data.notes, *_shared_speakers(data.splits), *self._lacking()]
+        self.notes += [*data.notes, *shared_speakers(data), *quality_notes(self.config)]
         items = {
             split: [Item(utterance, samples, {"count": len(clean(utterance))}) for utterance, samples in part]
             for split, part in data.splits.items()
-            if split != "train" or "train" in needed
+            if split != "train" or (self.trains and not again)
         }
-        self.description = data.describe(self.data.path, self.config.rate)
+        self.description = data.describe(self.data.path, self.config.rate, self.weights_sha256)
         self._specify([item.utterance for item in items["test"]])
         if self.draws and "train" in items:
             self._pool = Pool(self._voices(items["train"]), self.config.levels)
+            self._noises = self._named_noises(items["train"])
         if self.config.segments == "consecutive" and "train" in items:
             sizes = (round(s * self.config.rate) for s in (self.config.segment_seconds, self.config.shortest_seconds))
             items["train"] = consecutive(items["train"], *sizes)
         return items
+
+    def _take(self, path: str) -> None:
+        """The network and the weights of a file: it says what the network is."""
+        file = WeightFile.of(path)
+        # Framed as ours are, so that all of a sound is separated.
+        self._foreign = load_foreign(path, self.config.weights_settings, padding="cut")
+        if (rate := self._foreign.sample_rate) not in (None, self.config.rate):
+            raise UsageError(
+                f"{path} is of sound at {rate} Hz, and task.rate is {self.config.rate}: -o task.rate={rate},,upstream.config.sample_rate={rate}"
+            )
+        self.weights_sha256 = file.sha256
+        self._adopt(self._foreign.model.config)
+        self.notes += [f"Conv-TasNet of {self._foreign.project} with {file}", *self._foreign.notes]
+
+    def _adopt(self, net: Architecture) -> None:
+        self.config = self.config.model_copy(update={"net": net})
 
     def _mixed(self, corpus: Corpus, needed: Sequence[str]) -> Corpus:
         """Mixtures of a corpus of single speakers, always the same ones; splits share no speaker."""
@@ -136,6 +169,17 @@ class Separation(Task):
             ]
         )
 
+    def _named_noises(self, items: Sequence[Item]) -> list[Part]:
+        """The noise of some mixtures, as each has it. Raises DataError where it is asked for and there is none."""
+        mixtures = [item.utterance.mixture for item in items if item.utterance.mixture is not None]
+        noises = dict.fromkeys(part for mixture in mixtures for part in mixture.parts if part.noise)
+        if self.config.noise and not noises:
+            raise DataError(
+                f"{self.data.path}: task.noise=true, and no mixture of train names noise that could be drawn; name it in a column noise, "
+                "or switch dynamic mixing off with -o task.dynamic=false"
+            )
+        return list(noises) if self.config.noise else []
+
     def _as_asked(self, utterance: Utterance) -> Utterance:
         """With or without noise, cut or padded. Raises DataError for more or fewer sources than the system separates."""
         mixture, wanted = utterance.mixture, self.config.sources
@@ -154,15 +198,14 @@ class Separation(Task):
         asked = replace(mixture, parts=parts, length="shortest" if self.config.length == "min" else "longest")
         return replace(utterance, mixture=asked)
 
-    def _lacking(self) -> list[str]:
-        missing = missing_packages(self.config)
-        return [f"tests have no {' and no '.join(missing)} scores: {INSTALL} brings what measures them"] * bool(missing)
-
     def draw(self, item: Item, draw: Draw) -> Item:
         generator, counts = draw.generator("mix"), self.config.drawn
         count = counts[int(generator.integers(len(counts)))]
-        mixed = self._as_asked(mixture_of(item.id, self._pool.draw(count, generator)))
-        return Item(mixed, item.num_samples, {"count": count})
+        mixed = mixture_of(item.id, self._pool.draw(count, generator))
+        if self._noises and mixed.mixture is not None:
+            noise = self._noises[int(draw.generator("noise").integers(len(self._noises)))]
+            mixed = replace(mixed, mixture=replace(mixed.mixture, parts=(*mixed.mixture.parts, noise)))
+        return Item(self._as_asked(mixed), item.num_samples, {"count": count})
 
     def sounds(self, item: Item, wav: Tensor, parts: Tensor | None) -> Sounds:
         if parts is None:
@@ -171,15 +214,15 @@ class Separation(Task):
         assert mixture is not None
         where = mixture.where or item.id
         for part, sound in zip(mixture.parts, parts, strict=True):
-            # A piece of a mixture may be silent; a whole file is not.
-            if mixture.whole and not bool(sound.any()):
+            # A piece of a mixture may be silent; a whole file is not. All measures are of what is left without the mean.
+            if mixture.whole and not part.noise and bool((sound == sound[0]).all()):
                 raise DataError(
-                    f"{where}: {part.path} is silent, and nothing can be separated from silence; remove the mixture"
+                    f"{where}: {part.path} is {'constant' if bool(sound.any()) else 'silent'}, and nothing can be separated from silence; remove the mixture"
                 )
         noisy = self.config.noise and not any(part.noise for part in mixture.parts)
         if mixture.stored and not noisy:
             off, loud = (float(one.double().square().sum()) for one in (wav - total(parts), wav))
-            if off > MISFIT * loud:
+            if off > MISFIT * loud + len(wav) * ((len(parts) + 1) * STEP) ** 2:
                 raise DataError(
                     f"{where}: {item.utterance.path} is not the sum of its sources (scaled, shifted or of others?). Where it holds noise besides, "
                     "name it in a column noise, or say -o task.noise=true"
@@ -202,7 +245,16 @@ class Separation(Task):
             breakdowns=tuple(one for one in BREAKDOWNS if known or one.key != "genders") if test else (),
         )
 
+    def state(self) -> dict[str, Any]:
+        # A finished run does without the file, which alone says what its network is.
+        if self.config.weights is None:
+            return {}
+        return {"net": self.config.net.model_dump(), "weights_sha256": self.weights_sha256}
+
     def restore(self, state: Mapping[str, Any]) -> None:
+        if self.config.weights is not None:
+            self._adopt(Architecture.model_validate(state["net"]))
+            self.weights_sha256 = state["weights_sha256"]
         self._specify([])
 
     def score(self, split: str) -> Scores:
@@ -213,7 +265,10 @@ class Separation(Task):
     def head(self, upstream: UpstreamSpec) -> nn.Module:
         # Losses and estimates are functions of settings and outputs alone, so that of one system serves all of a grid.
         self.system = SYSTEMS[self.config.system](self.config, upstream)
-        return self.system
+        if self._foreign is not None:
+            assert isinstance(self.system, FilterSystem)
+            self.system.net.load_state_dict(self._foreign.model.state_dict())
+        return self.system.requires_grad_(self.trains)
 
     def loss(self, output: Any, batch: Batch) -> tuple[Tensor, Tensor]:
         losses, counts = self.system.losses(output, batch)
@@ -262,13 +317,3 @@ def _overlap(corpus: Corpus) -> bool:
     """Whether splits share a speaker."""
     speakers = [{one.speaker for one in corpus.split(split)} for split in corpus.splits()]
     return any(one & other for one, other in combinations(speakers, 2))
-
-
-def _shared_speakers(splits: Mapping[str, Sequence[tuple[Utterance, int]]]) -> list[str]:
-    """Speakers that are in two splits: their voices are no new ones."""
-    speakers = {split: {name for utterance, _ in part for name in utterance.speakers} for split, part in splits.items()}
-    return [
-        f"{len(shared)} speakers are in {one} and in {other}: {some(sorted(shared), 3)}"
-        for one, other in combinations(speakers, 2)
-        if (shared := speakers[one] & speakers[other])
-    ]

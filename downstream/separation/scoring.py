@@ -11,11 +11,12 @@ import torch
 from torch import Tensor
 
 from headwater.audio.write import Signal
+from headwater.errors import HeadwaterError
 from headwater.metrics import Mean, Measure, Metric, Ratio, evaluate
 from headwater.metrics.breakdown import Breakdown
 from headwater.separation.bss import sdr_improvement
-from headwater.separation.losses import assign, gram, si_snr
-from headwater.separation.quality import pesq, stoi
+from headwater.separation.losses import assign, gram, si_sdr
+from headwater.separation.quality import INSTALL, pesq, stoi
 from headwater.separation.rescale import RULES
 from headwater.train.clips import Clips
 from headwater.train.task import Accumulator, Batch, Item
@@ -37,13 +38,22 @@ PACKAGES = {"stoi": "pystoi", "pesq": "pesq"}
 def quality_measures(config: SeparationConfig) -> tuple[Measure, ...]:
     """Those of STOI and PESQ whose package is installed, and that are defined at this rate."""
     asked = {"stoi": STOI, "pesq": PESQ} if config.quality else {}
-    defined = {"stoi": True, "pesq": config.rate in (8000, 16000)}
-    return tuple(measure for name, measure in asked.items() if defined[name] and find_spec(PACKAGES[name]))
+    return tuple(measure for name, measure in asked.items() if _lacks(name, config.rate) is None)
 
 
-def missing_packages(config: SeparationConfig) -> list[str]:
-    """Packages without which a test has fewer measures."""
-    return [package for package in PACKAGES.values() if config.quality and not find_spec(package)]
+def quality_notes(config: SeparationConfig) -> list[str]:
+    """Why tests have fewer measures."""
+    lacking = [_lacks(name, config.rate) for name in PACKAGES] if config.quality else []
+    return [note for note in lacking if note is not None]
+
+
+def _lacks(name: str, rate: int) -> str | None:
+    """Why there is no such measure; None where there is."""
+    if name == "pesq" and rate not in (8000, 16000):
+        return f"no pesq: it is defined at 8000 and 16000 Hz, not at {rate} Hz"
+    return (
+        None if find_spec(PACKAGES[name]) else f"no {name}: the package {PACKAGES[name]} is not installed ({INSTALL})"
+    )
 
 
 class Scores(Accumulator):
@@ -66,9 +76,14 @@ class Scores(Accumulator):
             self._score(item, wav, given[:count], padded, len(made))
 
     def _score(self, item: Item, wav: Tensor, sources: Tensor, estimates: Tensor, found: int) -> None:
-        pairs = si_snr(gram(estimates[None], sources[None]))[0]
+        if not bool(estimates.isfinite().all()):
+            raise HeadwaterError(
+                f"the estimates of {item.id!r} ({item.utterance.path}) are NaN or infinite: training diverged (lower optimizer.lr), or the upstream gives such "
+                "values (`headwater check upstream NAME` tells)"
+            )
+        pairs = si_sdr(gram(estimates[None], sources[None]))[0]
         order = best_order(pairs)
-        own, before = pairs[order, range(len(sources))], si_snr(gram(wav[None, None], sources[None]))[0, 0]
+        own, before = pairs[order, range(len(sources))], si_sdr(gram(wav[None, None], sources[None]))[0, 0]
         ordered = estimates[order]
         row: dict[str, Any] = {"id": item.id, **described(item, sources)}
         row |= {"si_sdr": float(own.mean()), "si_sdri": float((own - before).mean())}
@@ -132,16 +147,16 @@ def best_order(pairs: Tensor) -> Tensor:
 
 
 def described(item: Item, sources: Tensor) -> dict[str, Any]:
-    """What is known of a mixture: who speaks, and how far the first lies above the others, in dB."""
+    """What is known of a mixture: who speaks, and how far the loudest source lies above the quietest, in dB: of any number of them, in any order."""
     mixture = item.utterance.mixture
     assert mixture is not None
     speakers = [part.speaker for part in mixture.parts if not part.noise]
-    first, others = float(sources[0].double().square().sum()), float(sources[1:].sum(0).double().square().sum())
-    snr = 10 * math.log10(first / others) if others > 0 else 0.0
+    energies = sources.double().square().sum(1)
+    snr = float(10 * torch.log10(energies.max() / energies.min()))
     genders = "".join(sorted(item.utterance.labels.get("genders", "")))
     return {
         **{f"speaker{number}": name for number, name in enumerate(speakers, start=1) if name is not None},
         **({"genders": genders} if genders else {}),
         "snr": snr,
-        "snr_from": SNR_STEP * (abs(snr) // SNR_STEP),
+        "snr_from": SNR_STEP * (snr // SNR_STEP),
     }

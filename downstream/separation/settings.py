@@ -19,7 +19,7 @@ BLIND = ("si_snr",)  # losses that leave the level of an answer open
 # Which groups of settings a system reads.
 READS: dict[str, tuple[str, ...]] = {
     "superb": ("superb",),
-    "convtasnet": ("net", "loss"),
+    "convtasnet": ("net", "loss", "weights", "weights_settings", "fine_tune"),
     "joint": ("net", "loss"),
     "oracle": ("oracle",),
     "one_and_rest": ("net", "take"),
@@ -60,6 +60,13 @@ class SeparationConfig(Section):
     oracle: OracleConfig = Field(default_factory=OracleConfig)
     take: TakeConfig = Field(default_factory=TakeConfig)
     loss: Loss = Field("si_snr", description="of convtasnet and joint; si_snr is blind to scale, which a stream needs")
+    weights: str | None = Field(
+        None, description="of convtasnet: a file of another project, scored as it stands; it says what `net` is"
+    )
+    weights_settings: dict[str, Any] = Field(
+        default_factory=dict, description="what that file does not say, under the names of its project's code"
+    )
+    fine_tune: bool = Field(False, description="the weights of the file are trained further")
 
     length: Literal["min", "max"] = Field(
         "min", description="mixtures are cut to their shortest source, or padded to the longest"
@@ -113,6 +120,10 @@ class SeparationConfig(Section):
             raise ValueError("one_and_rest has two outputs, one speaker and the rest: leave net.speakers at 2")
         if self.system == "joint" and self.net.causal:
             raise ValueError("joint cannot be causal: the upstream's frames see what follows; use convtasnet")
+        if self.weights is None and (self.weights_settings or self.fine_tune):
+            raise ValueError("weights_settings and fine_tune are of a file of weights; name it with weights")
+        if round(self.window_seconds * self.rate) < 2:
+            raise ValueError(f"window_seconds {self.window_seconds:g} is less than two samples")
         if self.dynamic and self.segments == "consecutive":
             raise ValueError("consecutive pieces are those of fixed mixtures; with dynamic take random or whole ones")
         if self.sources is not None and {*self.drawn} != {self.sources}:

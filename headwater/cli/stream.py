@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import signal
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from collections.abc import Callable, Generator, Iterator
+from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from headwater.errors import DataError, UsageError
 
@@ -24,8 +25,9 @@ Sink = Callable[["np.ndarray"], None]  # signals (C, n) float32
 def stream(parts: Prepared, source: str, out: Path | None) -> int:
     """Answer a stream at the task's rate. Without `out`, a folder, signals go to standard output: 32-bit float PCM, interleaved, which cannot clip.
 
-    Returns the number of samples that came in, which is that of each answer. Raises `UsageError` where the task needs a sound as a whole, `DataError` where
-    none comes in, or the last sample is cut off.
+    Ctrl-C ends a recording, all of which is answered; a second one, and that of standard input, ends with what is answered by then. Returns the number of
+    samples that came in, which is that of each answer. Raises `UsageError` where the task needs a sound as a whole, `DataError` where none comes in, or the
+    last sample is cut off.
     """
     import torch
 
@@ -37,16 +39,17 @@ def stream(parts: Prepared, source: str, out: Path | None) -> int:
     heard = microphone(rate, size) if source == "microphone" else pcm(sys.stdin.buffer, size)
     with ExitStack() as stack:
         sink = to_files(out, rate, stack) if out is not None else to_pipe(sys.stdout.buffer)
-        for block in heard:
-            taken += len(block)
-            sink(answer.push(torch.from_numpy(block).to(parts.device)).cpu().numpy())
+        with suppress(KeyboardInterrupt), closing(heard):
+            for block in heard:
+                taken += len(block)
+                sink(answer.push(torch.from_numpy(block).to(parts.device)).cpu().numpy())
         if not taken:
             raise DataError(f"{source}: no samples came in; 16-bit mono PCM at {rate} Hz is needed")
         sink(answer.finish().cpu().numpy())
     return taken
 
 
-def pcm(source: BinaryIO, size: int) -> Iterator[np.ndarray]:
+def pcm(source: BinaryIO, size: int) -> Generator[np.ndarray, None, None]:
     """Blocks of at most `size` samples (n,) float32 of 16-bit little-endian mono PCM, as soon as they are there."""
     import numpy as np
 
@@ -63,10 +66,10 @@ def pcm(source: BinaryIO, size: int) -> Iterator[np.ndarray]:
         raise DataError("standard input ends in the middle of a sample: 16-bit PCM has an even number of bytes")
 
 
-def microphone(rate: int, size: int) -> Iterator[np.ndarray]:
-    """Blocks (size,) float32 from the default input, until Ctrl-C."""
+def microphone(rate: int, size: int) -> Generator[np.ndarray, None, None]:
+    """Blocks (size,) float32 from the default input, all until Ctrl-C. Says at the end whether sound was lost."""
     from importlib import import_module
-    from queue import Queue
+    from queue import SimpleQueue
 
     try:
         sounddevice = import_module("sounddevice")
@@ -74,22 +77,46 @@ def microphone(rate: int, size: int) -> Iterator[np.ndarray]:
         raise UsageError(
             f"a microphone needs the package sounddevice and PortAudio: pip install 'headwater[stream]' ({error})"
         ) from None
-    waiting: Queue[np.ndarray] = Queue()
-    # The callback only hands over: what takes longer loses samples.
+    # Its `put` may interrupt its `get`, as that of other queues may not.
+    waiting: SimpleQueue[np.ndarray | None] = SimpleQueue()
+    lost = 0
+
+    # It only hands over: what takes longer loses samples.
+    def hear(block: np.ndarray, frames: int, time: Any, status: Any) -> None:
+        nonlocal lost
+        lost += bool(status.input_overflow)
+        waiting.put(block[:, 0].copy())
+
     try:
-        with sounddevice.InputStream(
-            samplerate=rate,
-            channels=1,
-            blocksize=size,
-            dtype="float32",
-            callback=lambda block, frames, time, status: waiting.put(block[:, 0].copy()),
+        with (
+            ctrl_c(lambda: waiting.put(None)),
+            sounddevice.InputStream(samplerate=rate, channels=1, blocksize=size, dtype="float32", callback=hear),
         ):
-            while True:
-                yield waiting.get()
-    except KeyboardInterrupt:
-        return
+            while (block := waiting.get()) is not None:
+                yield block
     except sounddevice.PortAudioError as error:
         raise UsageError(f"no sound from the microphone: {error}") from None
+    finally:
+        if lost:
+            print(
+                f"note       sound from the microphone was lost {lost} times: this machine took it too late",
+                file=sys.stderr,
+            )
+
+
+@contextmanager
+def ctrl_c(ended: Callable[[], None]) -> Iterator[None]:
+    """The first Ctrl-C calls `ended`, and interrupts nothing; a second one does."""
+
+    def handle(number: int, frame: Any) -> None:
+        signal.signal(signal.SIGINT, before)
+        ended()
+
+    before = signal.signal(signal.SIGINT, handle)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def to_pipe(target: BinaryIO) -> Sink:
@@ -113,7 +140,7 @@ def to_files(folder: Path, rate: int, stack: ExitStack) -> Sink:
     def write(signals: np.ndarray) -> None:
         while len(writers) < len(signals):
             writers.append(stack.enter_context(WavWriter(folder / f"source{len(writers) + 1}.wav", rate)))
-        for writer, signal in zip(writers, signals, strict=True):
-            writer.write(signal)
+        for writer, source in zip(writers, signals, strict=True):
+            writer.write(source)
 
     return write

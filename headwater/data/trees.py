@@ -85,14 +85,18 @@ def voxceleb_name(path: Path) -> tuple[str, str, str] | None:
 
 
 def read_librispeech(folder: Path, files: Sequence[Path], name: str | None = None) -> Corpus:
-    """A LibriSpeech tree, its subsets or one of them. Speaker and `chapter` come from the folders; splits from the
-    names of the subsets when there are train-* and test-* subsets, otherwise they are left open.
+    """A LibriSpeech tree, its subsets or one of them. Speaker and `chapter` come from the folders, `gender` (F, M) from
+    the SPEAKERS.TXT beside the subsets, where there is one; splits from the names of the subsets when there are train-*
+    and test-* subsets, otherwise they are left open.
 
     Raises
     ------
-    DataError: no file has such a name, or an utterance is there twice (two formats).
+    DataError: no file has such a name, an utterance is there twice (two formats), or SPEAKERS.TXT is malformed.
     """
     utterances, strangers = [], []
+    places = (place / "SPEAKERS.TXT" for place in (folder, *folder.absolute().parents[:2]))
+    speakers = next((file for file in places if file.is_file()), None)
+    genders = _genders(speakers) if speakers is not None else {}
     for path in files:
         named = librispeech_name(path)
         if named is None:
@@ -105,20 +109,24 @@ def read_librispeech(folder: Path, files: Sequence[Path], name: str | None = Non
                 path,
                 split=_subset_split(subset),
                 speaker=named[1],
-                labels={"chapter": named[2], "subset": subset},
+                labels={
+                    "chapter": named[2],
+                    "subset": subset,
+                    **({"gender": genders[named[1]]} if named[1] in genders else {}),
+                },
             )
         )
     if not utterances:
         raise DataError(
             f"{folder} holds {len(files)} audio files, none as SPEAKER/CHAPTER/SPEAKER-CHAPTER-UTTERANCE; the first is {files[0]}\n{LAYOUTS}"
         )
-    places = [str(utterance.path) for utterance in utterances]
-    check_unique(utterances, places, "keep one of the two")
+    check_unique(utterances, [str(utterance.path) for utterance in utterances], "keep one of the two")
     subsets = Counter(utterance.labels["subset"] for utterance in utterances)
     counts = ", ".join(f"{subset}: {count}" for subset, count in sorted(subsets.items()))
     notes = [
         f"read as LibriSpeech tree ({counts} utterances)",
         *_left_out(strangers),
+        *([f"genders are taken from {speakers}"] if speakers is not None else []),
     ]
     splits = {utterance.split for utterance in utterances}
     if {"train", "test"} <= splits and None not in splits:
@@ -126,6 +134,19 @@ def read_librispeech(folder: Path, files: Sequence[Path], name: str | None = Non
     else:
         utterances = [replace(utterance, split=None) for utterance in utterances]
     return Corpus(name or folder.name, "librispeech", folder, tuple(utterances), tuple(notes))
+
+
+def _genders(file: Path) -> dict[str, str]:
+    """Of `SPEAKER | F or M | SUBSET | ...`; lines that begin with ; are comments."""
+    found = {}
+    for number, line in lines(file):
+        if line.startswith(";"):
+            continue
+        speaker, gender = (field.strip() for field in [*line.split("|"), ""][:2])
+        if gender not in ("F", "M"):
+            raise DataError(f"{file}:{number}: {line.strip()!r} is not `SPEAKER | F or M | SUBSET | ...`")
+        found[speaker] = gender
+    return found
 
 
 def _subset_split(subset: str) -> str | None:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from headwater.nn.lengths import mask
-from headwater.separation.losses import assign, chosen, gram, si_snr
+from headwater.separation.losses import assign, chosen, gram, si_sdr
 
 TAPS = 512
 
@@ -71,8 +71,8 @@ def si_snr_improvement(
     permutation: Tensor | None = None,
 ) -> Improvement:
     """SI-SNRi, in the order with the best mean or a given one. S3PRL's SI-SDRi is the same: its evaluation takes the means off, too (pb_bss_eval 0.0.2)."""
-    own = si_snr(gram(estimates, sources, lengths))
-    before = si_snr(gram(mixture[:, None], sources, lengths))[:, 0]
+    own = si_sdr(gram(estimates, sources, lengths))
+    before = si_sdr(gram(mixture[:, None], sources, lengths))[:, 0]
     order = assign(-own) if permutation is None else permutation
     return Improvement(chosen(own, order) - before, before, order)
 

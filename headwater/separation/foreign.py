@@ -25,15 +25,17 @@ from headwater.weights import fitting_state, is_safetensors, is_whole, read_safe
 
 _STATES = ("state_dict", "model_state_dict")
 _SETTINGS = ("model_args", "net_conf")
+_RATES = ("sample_rate", "sr")
 
 
 @dataclass(frozen=True)
 class Foreign:
-    """A model, the project whose file it is of, and what a user must know of it."""
+    """A model, the project whose file it is of, and what a user must know of it. sample_rate: of the sound it was trained on, where its settings say."""
 
     model: ConvTasNet
     project: str
     notes: tuple[str, ...]
+    sample_rate: int | None = None
 
 
 def load_foreign(
@@ -74,7 +76,8 @@ def convert(
     if project is None:
         known = ", ".join(kind.name for kind in PROJECTS)
         raise DataError(f"{where}: no Conv-TasNet of {known} has such names: {some(sorted(weights))}")
-    config, notes = _architecture(project, weights, _given(project, settings or {}, beside or {}), where)
+    given = _given(project, settings or {}, beside or {})
+    config, notes = _architecture(project, weights, given, where)
     config = config if padding is None else config.model_copy(update={"padding": padding})
     model = ConvTasNet(config)
     shapes = shapes_of(model)
@@ -84,7 +87,8 @@ def convert(
     model.load_state_dict(
         fitting_state(moved, shapes, where), strict=False
     )  # BN counts batches, which files need not say
-    return Foreign(model.eval(), project.name, (*notes, *_notes(config, unused)))
+    rate = next((int(given[key]) for key in _RATES if isinstance(given.get(key), int | float)), None)
+    return Foreign(model.eval(), project.name, (*notes, *_notes(config, unused)), rate)
 
 
 def _plain(state: Mapping[str, Any], where: str) -> dict[str, Tensor]:

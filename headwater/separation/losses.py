@@ -23,6 +23,7 @@ from torch import Tensor
 from headwater.nn.lengths import mask
 
 EPS = 1e-8
+_LEAST = 1e-10  # of an energy of 1
 EXHAUSTIVE = 3  # sources, up to which all orders are tried
 
 
@@ -78,6 +79,14 @@ def si_snr(g: Gram, eps: float = EPS) -> Tensor:
     """(B, C, C) dB: the energy of the estimate's projection on the source over that of the rest. Blind to scale and sign (https://arxiv.org/abs/1811.02508)."""
     target, rest = _projection(g, eps)
     return _decibels(target, rest, eps)
+
+
+def si_sdr(g: Gram) -> Tensor:
+    """(B, C, C) dB: `si_snr` as a score, of signals brought to an energy of 1, so that no level is too low. From -100 dB, which is silence, to 100 dB."""
+    heard = [(energies > 0).to(energies) for energies in (g.estimates, g.sources)]
+    levels = (g.estimates[:, :, None] * g.sources[:, None]).sqrt()
+    products = torch.where(levels > 0, g.products / levels, torch.zeros_like(levels)).clamp(-1, 1)
+    return si_snr(Gram(products, heard[0], heard[1], g.span), _LEAST)
 
 
 def sd_sdr(g: Gram, eps: float = EPS) -> Tensor:

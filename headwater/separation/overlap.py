@@ -1,52 +1,24 @@
-"""Sounds of any length, separated in overlapping windows: a generator in, a generator out, memory for one window.
+"""Separated windows of a sound as one: a generator in, a generator out, memory for one window.
 
-A network does not say which of its outputs is whom, and may change its mind, and its levels, from window to window. So each window is scaled to the mixture,
-and its sources take the order in which they fit those of the window before, where the two overlap.
+A network does not say which of its outputs is whom, and may change its mind from window to window. So the sources of each take the order in which they fit
+those of the window before, where the two overlap.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from headwater.errors import UsageError
 from headwater.separation.losses import assign, gram, reorder
-from headwater.separation.rescale import least_squares
 
 Separate = Callable[[Tensor], Tensor]  # (B, W) -> (B, C, W)
-Rule = Callable[[Tensor, Tensor], Tensor]  # sources (..., C, W), mixture (..., W) -> sources, as in `rescale.RULES`
 
 # An overlap that has so much less energy than its window says nothing of who is who: the order stays.
 QUIET = 1e-4
-
-
-@dataclass(frozen=True)
-class Windows:
-    """`size` and `hop` in samples (seconds of sound: a window shorter than the network's view loses what it knows)."""
-
-    size: int
-    hop: int
-
-    def __post_init__(self) -> None:
-        if not 0 < self.hop < self.size:
-            raise UsageError(
-                f"windows of {self.size} samples cannot lie {self.hop} apart: they must overlap; half of the size is usual"
-            )
-
-
-def separate_long(
-    blocks: Iterable[Tensor], separate: Separate, windows: Windows, *, rule: Rule = least_squares
-) -> Iterator[Tensor]:
-    """Of a mixture in blocks (n,) of any sizes: the sources in blocks (C, m), exactly as many samples as there were.
-
-    A mixture that fits into one window is separated as a whole; the last window ends where the sound ends. See `join` for how windows become one.
-    """
-    return join((first, rule(separate(piece[None]), piece[None])[0]) for first, piece in _cut(blocks, windows))
 
 
 def join(windows: Iterable[tuple[int, Tensor]]) -> Iterator[Tensor]:
@@ -87,22 +59,6 @@ class _Tail(NamedTuple):
     weight: Tensor
 
 
-def _cut(blocks: Iterable[Tensor], windows: Windows) -> Iterator[tuple[int, Tensor]]:
-    """Windows of a sound and where they start: `hop` apart, the last one as early as its end is the sound's; a shorter sound as a whole."""
-    held, start, cut = torch.zeros(0), 0, False  # from the start of the last window on
-    for block in blocks:
-        held = torch.cat([held.to(block), block])
-        # A window is cut once something lies behind it, so that one is left for the end.
-        while len(held) > windows.size + (windows.hop if cut else 0):
-            skip = windows.hop if cut else 0
-            held, start, cut = held[skip:], start + skip, True
-            yield start, held[: windows.size]
-    if cut:
-        yield start + len(held) - windows.size, held[-windows.size :]
-    elif len(held):
-        yield 0, held
-
-
 def _fade(size: int, like: Tensor) -> Tensor:
     """(size,): how much each sample of a window counts, least at its ends, never nothing."""
     place = (torch.arange(size, dtype=torch.float64) + 0.5) / size
@@ -123,12 +79,11 @@ def _order(tail: _Tail, sources: Tensor, final: int) -> Tensor:
 
 
 def overlap_add(
-    mixture: Tensor, separate: Separate, windows: Windows, *, hann: bool = True, reordered: bool = True
+    mixture: Tensor, separate: Separate, size: int, hop: int, *, hann: bool = True, reordered: bool = True
 ) -> Tensor:
     """Asteroid's LambdaOverlapAdd, (B, T) -> (B, C, T), to compare with it: a window of zeros on both sides; order by inner products; no levels; windows are
     multiplied by a Hann window, or by hop over size, and summed, so that a Hann window a quarter apart doubles the level.
     """
-    size, hop = windows.size, windows.hop
     pieces = functional.pad(mixture, (size, size)).unfold(1, size, hop)
     shape = torch.hann_window(size, dtype=mixture.dtype) if hann else torch.full((size,), hop / size)
     made: list[Tensor] = []
