@@ -25,6 +25,8 @@ NEUTRAL = (
     "data.split_file",
     "upstream.ckpt",
     "model.units",
+    "task.f0_folder",
+    "task.judges",
     "runner.log_step",
     "runner.save_step",
     "store.cache",
@@ -48,17 +50,19 @@ def anchored(config: Settings) -> Settings:
     settings = config.model_dump()
     for name in NEUTRAL:
         section, _, key = name.partition(".")
-        place = settings.get(section, {}).get(key) if section in ("data", "upstream", "model") else None
+        place = settings.get(section, {}).get(key) if section in ("data", "upstream", "model", "task") else None
         if place is not None:
-            settings[section][key] = _anchor(place)
+            settings[section][key] = [_anchor(one) for one in place] if isinstance(place, list) else _anchor(place)
     kind, _, place = settings.get("upstream", {}).get("name", "").partition(":")
     if kind == "ckpt":
         settings["upstream"]["name"] = f"ckpt:{_anchor(place)}"
     return type(config).model_validate(settings)
 
 
-def _anchor(place: str) -> str:
-    """A path in full; an address as it is."""
+def _anchor(place: Any) -> Any:
+    """A path in full; an address as it is, and what is none, which the section's own check will name."""
+    if not isinstance(place, str):
+        return place
     return place if "://" in place else str(Path(place).expanduser().absolute())
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-import json
+import itertools
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -14,16 +14,20 @@ import pytest
 import soundfile
 import torch
 from conftest import Answer
+from corpora import make_corpus
 from headwater.downstream.vocoder import distances as crew_module
 from headwater.downstream.vocoder.copying import CopyHead
 from headwater.downstream.vocoder.distances import Crew, distances
 from headwater.downstream.vocoder.nsf import Head as NsfHead
 from headwater.downstream.vocoder.nsf import Statistics
-from headwater.downstream.vocoder.probe import Head, Vocoder
+from headwater.downstream.vocoder.probe import Head, ProbeConfig, Vocoder
 from headwater.downstream.vocoder.scoring import Resyntheses
 from safetensors.torch import save_file
+from voices import RATE, done, result, voice, words
 
+from headwater.config import DataConfig
 from headwater.data.readers import read_corpus
+from headwater.data.splits import parted_by
 from headwater.errors import DataError
 from headwater.metrics import Mean, evaluate, paired_difference
 from headwater.results.files import read_rows
@@ -36,18 +40,6 @@ from headwater.vocoder.nsf_weights import to_nii
 pytest.importorskip("pyworld", reason="F0 and WORLD need pyworld")
 
 Command = Callable[..., Answer]
-RATE = 16000
-STEPS = "runner.total_steps=4,,runner.eval_step=2,,runner.save_step=1,,runner.log_step=1,,batch.size=3"
-SMALL = f"{STEPS},,task.crop_seconds=0.2,,task.model.dim=16,,task.model.blocks=1"
-SMALL_NSF = f"{STEPS},,task.crop_seconds=0.05,,task.model.channels=4,,task.model.blocks=1,,task.model.layers=2"
-
-
-def voice(seconds: float, hertz: float, seed: int = 0) -> np.ndarray:
-    """Overtones of a gliding F0, and a little noise."""
-    time = np.arange(int(seconds * RATE)) / RATE
-    phase = 2 * np.pi * np.cumsum(hertz * (1 + 0.1 * np.sin(2 * np.pi * 2 * time))) / RATE
-    tone = sum(np.sin(order * phase) / order for order in range(1, 12))
-    return 0.1 * tone + 0.003 * np.random.default_rng(seed).standard_normal(len(time))
 
 
 @pytest.fixture(scope="module")
@@ -75,22 +67,6 @@ def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
     """Drawing takes longer than these runs."""
     monkeypatch.setattr(Resyntheses, "pictures", lambda self: {})
     monkeypatch.setattr("headwater.results.report.draw", lambda *arguments, **settings: {})
-
-
-def words(corpus: Path, system: str) -> list[str]:
-    """A small run of the probe or of a source-filter vocoder, but for its folder."""
-    what = {"vocoder": ("mel", SMALL), "vocoder_nsf": ("nii_mel", SMALL_NSF)}[system]
-    return ["run", "-u", what[0], "-d", system, "--data", str(corpus), "-o", what[1], "-p"]
-
-
-def result(folder: str) -> dict[str, Any]:
-    content: dict[str, Any] = json.loads(Path(folder, "result.json").read_text(encoding="utf-8"))
-    return content
-
-
-def done(answer: Answer) -> Answer:
-    assert answer.code == 0, answer.err
-    return answer
 
 
 # runs
@@ -256,6 +232,17 @@ def test_published_layouts_are_found_out(
         soundfile.write(tmp_path / file, np.zeros(160), RATE)
     found = read_corpus(tmp_path)
     assert (found.reader, [(one.id, one.speaker) for one in found.utterances]) == (layout, expected)
+
+
+@pytest.mark.parametrize(("speakers", "parted"), [(2, False), (3, True)])
+def test_three_speakers_are_enough_for_unseen_voices_as_in_other_tasks(
+    tmp_path: Path, speakers: int, parted: bool
+) -> None:
+    corpus = make_corpus(tmp_path, "folder", speakers=speakers)
+    assert parted_by(read_corpus(corpus)) == ("speaker" if parted else "utterance")
+    items = Vocoder(ProbeConfig(), DataConfig(path=str(corpus)), 0).corpora()
+    heard = [{item.utterance.speaker for item in part} for part in items.values()]
+    assert all(one.isdisjoint(other) is parted for one, other in itertools.combinations(heard, 2)) and len(heard) == 3
 
 
 def test_metadata_of_ljspeech_is_read_and_a_broken_line_is_named(tmp_path: Path) -> None:

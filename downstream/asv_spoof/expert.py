@@ -16,6 +16,7 @@ from headwater.config import Section
 from headwater.data.corpus import Corpus, Utterance
 from headwater.data.keys import BONAFIDE, SHARED, SPOOF, known_facts
 from headwater.data.protocols import find_asv_scores
+from headwater.data.splits import parted_by
 from headwater.data.text import some
 from headwater.download import file_sha256
 from headwater.errors import DataError, HeadwaterError, UsageError, nearest
@@ -134,8 +135,7 @@ class AsvSpoof(Task):
         corpus = load_corpus(self.data, demo_spoof_corpus)
         column = self._label_column(corpus)
         needed = ("train", "dev", "test") if self.config.train and not self.restored else ("test",)
-        by: Literal["speaker", "utterance"] = "speaker" if len(corpus.speakers()) >= 3 else "utterance"
-        data = measured(corpus, self.data, seed=self.seed, rate=RATE, needed=needed, by=by)
+        data = measured(corpus, self.data, seed=self.seed, rate=RATE, needed=needed, by=parted_by(corpus))
         self.notes += [*data.notes, *shared_speakers(data)]
         parts = {
             split: [

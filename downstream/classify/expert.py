@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from headwater.data.corpus import Corpus, Utterance
+from headwater.data.splits import parted_by
 from headwater.errors import DataError, nearest
 from headwater.train.labelled import LabelledTask
 
@@ -21,7 +22,7 @@ class Classify(LabelledTask):
 
     def split_by(self, corpus: Corpus) -> Literal["utterance", "speaker"]:
         """Voices must not give a label away: where speakers are known, train and test share none."""
-        return "speaker" if self.column != "speaker" and len(corpus.speakers()) >= 3 else "utterance"
+        return parted_by(corpus) if self.column != "speaker" else "utterance"
 
     def _check_labels(self, corpus: Corpus) -> None:
         columns = sorted({name for utterance in corpus.utterances for name in utterance.labels})

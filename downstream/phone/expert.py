@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
-from typing import Literal
 
 from pydantic import Field, field_validator
 from torch import nn
 
 from headwater.config import Section
 from headwater.data.labels import FrameLabels, label_centres, num_labels, read_frame_labels
+from headwater.data.splits import parted_by
 from headwater.errors import DataError, UsageError
 from headwater.nn.heads import FrameClassifier
 from headwater.nn.upstream import UpstreamSpec
@@ -45,14 +45,13 @@ class Phone(ClassificationTask):
 
         trained = hasattr(self, "spec")
         corpus = load_corpus(self.data, demo_corpus)
-        by: Literal["speaker", "utterance"] = "speaker" if len(corpus.speakers()) >= 3 else "utterance"
         data = measured(
             corpus,
             self.data,
             seed=self.seed,
             rate=RATE,
             needed=("test",) if trained else ("train", "dev", "test"),
-            by=by,
+            by=parted_by(corpus),
         )
         labels = self._labels(data)
         self._check(data, labels)

@@ -14,6 +14,7 @@ from headwater.train.task import Batch, Item, Sounds
 from headwater.vocoder.copy_synthesis import griffin_lim, mel_bound, world
 from headwater.vocoder.mel import LogMel
 from headwater.vocoder.objective import mel_distances
+from headwater.vocoder.tracks import kept_track
 
 from .resynthesis import SOUND, Resynthesis, ResynthesisConfig
 from .scoring import RATE
@@ -35,7 +36,7 @@ class CopyHead(nn.Module):
         self.seed = seed
         mel = LogMel(RATE)
         systems: dict[System, Callable[[Tensor], Tensor]] = {
-            "world": lambda wav: world(wav, RATE),
+            "world": lambda wav: world(wav, RATE, find=kept_track),
             "griffin_lim": lambda wav: griffin_lim(wav, RATE, generator=self._generator()),
             "mel": lambda wav: mel_bound(wav, mel, generator=self._generator()),
         }

@@ -19,6 +19,7 @@ import torch
 from headwater.separation.quality import INSTALL as QUALITY
 from headwater.separation.quality import pesq, stoi
 from headwater.vocoder.distances import world_distances
+from headwater.vocoder.tracks import kept_track
 from headwater.vocoder.world import INSTALL as WORLD
 
 RATE = 16000
@@ -59,7 +60,7 @@ def defined(value: float) -> float | None:
 
 
 def _through_world(original: Samples, copy: Samples) -> Distances:
-    found = world_distances(torch.from_numpy(original), torch.from_numpy(copy), RATE)
+    found = world_distances(torch.from_numpy(original), torch.from_numpy(copy), RATE, find=kept_track)
     return {
         "mcd": defined(found.mcd),
         "mcd_dtw": defined(found.mcd_dtw),

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,26 +15,35 @@ from headwater.download import file_sha256
 from headwater.errors import DataError, UsageError
 from headwater.nn.lengths import mask, zero_beyond
 from headwater.nn.upstream import UpstreamSpec
+from headwater.train.corpora import Measured
 from headwater.train.task import Batch, Item, Sounds
 from headwater.vocoder.draws import Seeded
 from headwater.vocoder.f0 import Tracker, extract_f0
 from headwater.vocoder.nsf import NsfSettings, Rendering, SourceFilter
 from headwater.vocoder.nsf_loss import nsf_loss
 from headwater.vocoder.nsf_weights import read_nsf
+from headwater.vocoder.pairing import paired
+from headwater.vocoder.raw import F0, MEL, read_f0, read_mel
+from headwater.vocoder.tracks import kept_track
 from headwater.vocoder.world import CEILING_HZ, FLOOR_HZ
 
+from .given import digest_of, f0_files, read_fitted
 from .resynthesis import SOUND, Resynthesis, ResynthesisConfig, samples_between_frames
 from .scoring import RATE
 
+FRONTEND = "nii_mel"  # the upstream whose frames raw files hold
 _LEAST_STD = 1e-8  # below it a value counts as constant, as in the published code
 
 
 class NsfConfig(ResynthesisConfig):
-    """model: which member of the family, and its sizes. weights: a file of NII's instead of training. tracker, floor_hz, ceiling_hz: of F0."""
+    """model: which member of the family, and its sizes. weights: a file of NII's instead of training. f0_folder, f0_column: F0 that is given;
+    else it is found by tracker, floor_hz, ceiling_hz."""
 
     crop_seconds: float | None = Field(0.5, gt=0)
     model: NsfSettings = Field(default_factory=NsfSettings)
     weights: str | None = Field(None, description="NII weights (safetensors or .pt), scored as they stand")
+    f0_folder: str | None = Field(None, description="F0 that is given: .f0 files, called as the audio files")
+    f0_column: str | None = Field(None, description="F0 that is given: the column of the table that names .f0 files")
     tracker: Tracker = "dio+stonemask"
     floor_hz: float = Field(FLOOR_HZ, gt=0)
     ceiling_hz: float = Field(CEILING_HZ, gt=0)
@@ -111,10 +119,11 @@ class Head(nn.Module):
 
 
 class NsfVocoder(Resynthesis):
-    """One member of the family on frames every 5 ms, with F0 by WORLD."""
+    """One member of the family on frames every 5 ms, with F0 that is given or WORLD's."""
 
     Config = NsfConfig
     config: NsfConfig
+    frame_suffixes = (MEL,)
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
@@ -122,11 +131,13 @@ class NsfVocoder(Resynthesis):
             raise UsageError(
                 f"task.floor_hz ({self.config.floor_hz:g}) must lie below task.ceiling_hz ({self.config.ceiling_hz:g})"
             )
+        if self.config.f0_folder is not None and self.config.f0_column is not None:
+            raise UsageError("task.f0_folder and task.f0_column both say where F0 is: give one of them")
         if self.config.model.sample_rate != RATE:
             raise UsageError(f"task.model.sample_rate is {self.config.model.sample_rate}; this task is at {RATE} Hz")
         self.settings = self.config.model
         self.published: SourceFilter | None = None
-        self._tracks: dict[bytes, Tensor] = {}
+        self._f0_files: dict[str, Path] = {}
 
     @property
     def trains(self) -> bool:
@@ -154,30 +165,53 @@ class NsfVocoder(Resynthesis):
         self.settings = NsfSettings.model_validate(state["model"])
         super().restore(state)
 
+    def content(self, data: Measured, items: Mapping[str, Sequence[Item]]) -> dict[str, Any]:
+        folder, column = self.config.f0_folder, self.config.f0_column
+        if folder is None and column is None:
+            return super().content(data, items)
+        needed = [item for part in items.values() for item in part]
+        self._f0_files = f0_files(folder, column, data.corpus, needed)
+        return {**super().content(data, items), "f0": digest_of(self._f0_files, needed, self.settings.hop)}
+
     def sounds(self, item: Item, wav: Tensor, parts: Tensor | None) -> Sounds:
-        return Sounds({"f0": self._track(wav)}, {SOUND: wav})
+        given = self._f0_files.get(item.id)
+        f0 = self._track(wav) if given is None else read_fitted(given, len(wav), self.settings.hop)
+        return Sounds({"f0": f0}, {SOUND: wav})
 
     def _track(self, wav: Tensor) -> Tensor:
-        """F0 of a waveform, computed once: every epoch asks for it again."""
-        name = hashlib.sha256(wav.numpy().tobytes()).digest()
-        if name not in self._tracks:
-            self._tracks[name] = extract_f0(
-                wav,
-                RATE,
-                tracker=self.config.tracker,
-                floor_hz=self.config.floor_hz,
-                ceiling_hz=self.config.ceiling_hz,
-                frame_period_ms=1000 * self.settings.hop / RATE,
+        return extract_f0(
+            wav,
+            RATE,
+            tracker=self.config.tracker,
+            floor_hz=self.config.floor_hz,
+            ceiling_hz=self.config.ceiling_hz,
+            frame_period_ms=1000 * self.settings.hop / RATE,
+            find=kept_track,
+        )
+
+    def frames(self, path: Path) -> tuple[Tensor, int, Mapping[str, Tensor]]:
+        """NII's raw files: a `.mfbsp`, with the `.f0` of the same stem beside it."""
+        if self._upstream != FRONTEND:
+            raise UsageError(
+                f"{path} holds the frames of {FRONTEND}, and this run is on {self._upstream}: give it the audio"
             )
-        return self._tracks[name]
+        beside = path.with_suffix(F0)
+        if not beside.is_file():
+            raise DataError(f"{path}: there is no {beside.name} beside it, and F0 cannot be had from mel frames")
+        hop = self.settings.hop
+        mel, f0, _ = paired(
+            read_mel(path, self.settings.num_mels), read_f0(beside), str(path), hop=hop, sample_rate=RATE
+        )
+        return mel, len(mel) * hop, {"f0": f0}
 
     def head(self, upstream: UpstreamSpec) -> nn.Module:
         stride, offset = samples_between_frames(upstream)
+        self._upstream = upstream.name
         hop, mels = self.settings.hop, self.settings.num_mels
         if (stride, upstream.out_dim) != (hop, mels) or abs(offset) > hop / 2:
             raise UsageError(
                 f"{self.settings.member} takes {mels} values every {hop} samples ({1000 * hop / RATE:g} ms), the first around sample 0; this upstream gives "
-                f"{upstream.out_dim} every {stride}, the first around sample {offset:g}. Take -u nii_mel"
+                f"{upstream.out_dim} every {stride}, the first around sample {offset:g}. Take -u {FRONTEND}"
                 + ("" if not self.trains else ", or set task.model.num_mels and task.model.hop")
             )
         self._model = self.published if self.published is not None else SourceFilter(self.settings)

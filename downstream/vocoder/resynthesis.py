@@ -2,28 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Literal
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-from pydantic import Field
+from pydantic import Field, field_validator
 from torch import Tensor
 
 from headwater.audio.write import Signal
 from headwater.config import Section
+from headwater.data.splits import parted_by
 from headwater.nn.upstream import UpstreamSpec
-from headwater.train.corpora import load_corpus, measured, shared_speakers
+from headwater.train.corpora import Measured, load_corpus, measured, shared_speakers
 from headwater.train.task import Accumulator, Batch, Item, Sounds, Specification, Task
 
+from .judges import Judge, load_judges
 from .scoring import RATE, Resyntheses, available
 
 SOUND = "sound"
-_FEW_SPEAKERS = 3  # up to so many, new speakers would leave too little to train on
 
 
 class ResynthesisConfig(Section):
-    """crop_seconds: the longest piece that training sees."""
+    """crop_seconds: the longest piece that training sees. judges: folders of finished runs of speakers and phones that are asked about the tests."""
 
     crop_seconds: float | None = Field(None, gt=0)
+    judges: list[str] = Field(default_factory=list)
+
+    @field_validator("judges", mode="before")
+    @classmethod
+    def _several(cls, value: Any) -> Any:
+        return [value] if isinstance(value, str) else value
 
 
 class Resynthesis(Task):
@@ -31,6 +38,7 @@ class Resynthesis(Task):
 
     Config = ResynthesisConfig
     config: Any
+    judges: Sequence[Judge] = ()
     # Of the file of weights that is scored as it stands: a run is of what it held, too, not only of its name.
     weights_sha256: str | None = None
 
@@ -50,17 +58,29 @@ class Resynthesis(Task):
         corpus = load_corpus(self.data, demo_corpus)
         # Systems without training are asked about the same test.
         needed = ("test",) if trained else ("train", "dev", "test")
-        by: Literal["speaker", "utterance"] = "speaker" if len(corpus.speakers()) > _FEW_SPEAKERS else "utterance"
-        data = measured(corpus, self.data, seed=self.seed, rate=RATE, needed=needed, by=by)
+        data = measured(corpus, self.data, seed=self.seed, rate=RATE, needed=needed, by=parted_by(corpus))
         self.notes += [*data.notes, *shared_speakers(data), *available()[1]]
-        self.description = data.describe(self.data.path, RATE, self.weights_sha256)
+        self.judges = load_judges(self.config.judges, self.data, self.seed)
+        self.notes += [judge.note() for judge in self.judges]
         self.restore(self.state())
         parts = {split: [Item(one, size) for one, size in part] for split, part in data.splits.items()}
-        return {split: part for split, part in parts.items() if self.trains or split not in ("train", "dev")}
+        items = {split: part for split, part in parts.items() if self.trains or split not in ("train", "dev")}
+        self.description = data.describe(self.data.path, RATE, self.content(data, items) or None)
+        if self.judges:
+            self.description["judges"] = [judge.describe() for judge in self.judges]
+        return items
+
+    def content(self, data: Measured, items: Mapping[str, Sequence[Item]]) -> dict[str, Any]:
+        """What a run is of besides its audio and settings, by sha256: a file says more than its name."""
+        weights = {"weights": self.weights_sha256} if self.weights_sha256 is not None else {}
+        return {**weights, "judges": [judge.sha256 for judge in self.judges]} if self.judges else weights
 
     def restore(self, state: Mapping[str, Any]) -> None:
         measures = available()[0]
-        self.spec = Specification("signal", "the waveform", measures, dev_measures=measures[:1], sample_rate=RATE)
+        judged = [measure for judge in self.judges for measure in judge.measures]
+        self.spec = Specification(
+            "signal", "the waveform", (*measures, *judged), dev_measures=measures[:1], sample_rate=RATE
+        )
 
     def sounds(self, item: Item, wav: Tensor, parts: Tensor | None) -> Sounds:
         return Sounds(labels={SOUND: wav})
@@ -70,7 +90,8 @@ class Resynthesis(Task):
         return output  # type: ignore[no-any-return]
 
     def score(self, split: str) -> Accumulator:
-        return Resyntheses(self.spec.measures_of(split), self.waveform, SOUND)
+        judges = [judge.columns for judge in self.judges] if split != "dev" else []
+        return Resyntheses(self.spec.measures_of(split), self.waveform, SOUND, judges)
 
     def predict(self, output: Any, batch: Batch) -> list[dict[str, Any]]:
         return [

@@ -15,11 +15,12 @@ from headwater.metrics import Mean, Measure, Metric, evaluate
 from headwater.metrics.rows import Table
 from headwater.results.plots import tracks_plot
 from headwater.train.clips import Clips
-from headwater.train.task import Accumulator, Batch
+from headwater.train.task import Accumulator, Batch, Item
 from headwater.vocoder.distances import CEILING_HZ, FLOOR_HZ, TRACKER
-from headwater.vocoder.f0 import extract_f0
+from headwater.vocoder.f0 import extract_f0, track
 from headwater.vocoder.mel import LogMel
 from headwater.vocoder.objective import mel_distances, stft_distances
+from headwater.vocoder.tracks import kept_track
 from headwater.vocoder.world import FRAME_PERIOD_MS
 
 from .distances import PACKAGES, RATE, Crew, there
@@ -38,6 +39,8 @@ MEASURES: tuple[Mean, ...] = (
     Mean("stoi", "stoi", "", higher_is_better=True, optional=True),
     Mean("estoi", "estoi", "", higher_is_better=True, optional=True),
 )
+# Items, originals and copies, (samples,) each -> what is said of each pair, by column.
+JudgedColumns = Callable[[Sequence[Item], Sequence[Tensor], Sequence[Tensor]], Sequence[Mapping[str, Any]]]
 _CLIPS = 3
 _ORIGINAL, _COPY = "original", "resynthesis"
 
@@ -56,9 +59,15 @@ def available() -> tuple[tuple[Mean, ...], list[str]]:
 class Resyntheses(Accumulator):
     """Distances of each utterance from its original. What chooses on dev is all that dev is asked for."""
 
-    def __init__(self, measures: Sequence[Measure], waveform: Callable[[Any], Tensor], label: str) -> None:
+    def __init__(
+        self,
+        measures: Sequence[Measure],
+        waveform: Callable[[Any], Tensor],
+        label: str,
+        judges: Sequence[JudgedColumns] = (),
+    ) -> None:
         super().__init__(measures)
-        self.waveform, self.label = waveform, label
+        self.waveform, self.label, self.judges = waveform, label, judges
         self.mel = LogMel(RATE)
         self.crew = Crew() if len(self.measures) > 1 else None
         self.clips = Clips(_CLIPS)
@@ -69,8 +78,11 @@ class Resyntheses(Accumulator):
         mel = mel_distances(wav, target, batch.samples, self.mel.to(wav.device)).tolist()
         stft = stft_distances(wav, target, batch.samples).tolist() if self.crew is not None else []
         wav, target = wav.cpu(), target.cpu()
-        for number, (item, size) in enumerate(zip(batch.items, batch.samples.tolist(), strict=True)):
-            original, copy = target[number, :size], wav[number, :size]
+        sizes = batch.samples.tolist()
+        originals, copies = (
+            [row[:size].clone() for row, size in zip(rows, sizes, strict=True)] for rows in (target, wav)
+        )
+        for number, (item, original, copy) in enumerate(zip(batch.items, originals, copies, strict=True)):
             if not bool(torch.isfinite(copy).all()):
                 raise HeadwaterError(
                     f"the resynthesis of {item.id!r} is NaN or infinite: training diverged (lower optimizer.lr), or the upstream gives such values "
@@ -80,8 +92,12 @@ class Resyntheses(Accumulator):
             if self.crew is not None:
                 # Convergence is relative to the original, and silence has nothing to be relative to.
                 self._rows[item.id]["stft_distance"] = stft[number] if bool(original.any()) else None
-                self.crew.add(item.id, original.clone().numpy(), copy.clone().numpy())
+                self.crew.add(item.id, original.numpy(), copy.numpy())
                 self.clips.add(item.id, {_ORIGINAL: Signal(original, RATE), _COPY: Signal(copy, RATE)})
+
+        for judge in self.judges:
+            for item, columns in zip(batch.items, judge(batch.items, originals, copies), strict=True):
+                self._rows[item.id].update(columns)
 
     def _settle(self) -> dict[str, dict[str, Any]]:
         for name, found in self.crew.take().items() if self.crew is not None else ():
@@ -128,7 +144,14 @@ class Resyntheses(Accumulator):
             return {}
         tracks = {
             name: {
-                what: extract_f0(one.wav, one.sample_rate, tracker=TRACKER, floor_hz=FLOOR_HZ, ceiling_hz=CEILING_HZ)
+                what: extract_f0(
+                    one.wav,
+                    one.sample_rate,
+                    tracker=TRACKER,
+                    floor_hz=FLOOR_HZ,
+                    ceiling_hz=CEILING_HZ,
+                    find=kept_track if what == _ORIGINAL else track,
+                )
                 for what, one in signals.items()
             }
             for name, signals in sorted(self.clips.held.items())

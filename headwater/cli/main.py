@@ -20,6 +20,7 @@ VERBS = {
     "units": "discrete units: clusters of any layer's frames, what they know of phones, and targets for hubert",
     "export": "a model of Mockingjay's family as a file of S3PRL's, and back",
     "convert": "a checkpoint of fairseq or S3PRL as safetensors, without either of them",
+    "raw": "audio as NII's raw files (.mfbsp, .f0), which source-filter vocoders resynthesise",
     "ls": "list upstreams and tasks",
     "show": "everything about one of them, its settings too",
     "fetch": "download the weights of upstreams ahead of time: `headwater fetch NAME...`",
@@ -86,6 +87,10 @@ def main(arguments: Sequence[str]) -> int:
         from headwater.cli.convert import main as convert
 
         return convert(rest)
+    if verb == "raw":
+        from headwater.cli.raw import main as raw
+
+        return raw(rest)
     verbs = {"ls": _list, "show": _show, "fetch": _fetch, "check": _check, "table": _table, "compare": _compare}
     return {**verbs, "doctor": _doctor}[verb](rest)
 
@@ -196,8 +201,8 @@ def _about(card: Card) -> list[tuple[str, Any]]:
         ("from", weights.url),
         ("", weights.note),
         ("sha256", weights.sha256),
-        ("trained on", ", ".join(weights.corpora)),
-        ("licence", weights.licence),
+        ("trained on", ", ".join(weights.corpora) or (weights.url and "not known")),
+        ("licence", weights.licence or (weights.url and "not known: ask those who made the weights")),
         ("parameters", weights.parameters if standing(card) == "to be downloaded" else None),
     ]
 

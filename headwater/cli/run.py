@@ -143,7 +143,7 @@ def _evaluate(args: argparse.Namespace) -> int:
 
     path = run_path(args.past_exp)
     overrides = merge(settings_of_flags(args), parse_overrides(args.override))
-    _only_data(overrides)
+    _only_data(overrides, BESIDES)
     parts = reopen(path, data=args.data, device=args.device, overrides=overrides, say=say, with_data=True)
     split = args.evaluate_split or "test"
     if not parts.items.get(split):
@@ -172,17 +172,19 @@ def _evaluate(args: argparse.Namespace) -> int:
 
 # What may change of a finished run: it decides no numbers.
 FREE = ("store.cache", "store.budget_gib", "store.memory_gib", "upstream.ckpt")
+# Data that a task's own settings name, for -m evaluate.
+BESIDES = ("task.f0_folder", "task.judges")
 
 
-def _only_data(overrides: dict[str, Any]) -> None:
+def _only_data(overrides: dict[str, Any], besides: Sequence[str] = ()) -> None:
     other = [
         key
         for key, value in flatten(overrides).items()
-        if value != {} and key not in FREE and not key.startswith(("data.", "batch."))
+        if value != {} and key not in (*FREE, *besides) and not key.startswith(("data.", "batch."))
     ]
     if other:
         raise UsageError(
-            f"{other[0]}: a finished run keeps its settings; only data.*, batch.*, {', '.join(FREE)} can be given to -m evaluate and -m predict"
+            f"{other[0]}: a finished run keeps its settings; only data.*, batch.*, {', '.join((*FREE, *besides))} can be given to it"
         )
 
 

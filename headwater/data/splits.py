@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Literal
 
-from headwater.data.corpus import Corpus, Utterance
+from headwater.data.corpus import SPLITS, Corpus, Utterance
 from headwater.data.text import some
 from headwater.errors import DataError, UsageError
 
@@ -17,6 +17,11 @@ Ratios = tuple[float, float, float]
 RATIOS: Ratios = (0.8, 0.1, 0.1)
 _SESSIONS = ("session", "chapter", "video")  # labels that name one recording session
 _DEV_SHARE = 0.1
+
+
+def parted_by(corpus: Corpus) -> Literal["utterance", "speaker"]:
+    """What splits are made by where they should hold unseen speakers: speakers, where each split can have one of its own, else utterances."""
+    return "speaker" if len(corpus.speakers()) >= len(SPLITS) else "utterance"
 
 
 def ensure_splits(

@@ -27,25 +27,29 @@ from headwater.train.feed import Heard, Ready
 from headwater.train.loop import autocast
 from headwater.train.parts import Prepared
 from headwater.train.probing import seconds_of
-from headwater.train.task import Item
+from headwater.train.task import Item, Sounds, make_batch
 from headwater.train.windows import Block, Windows
 
 SUFFIXES = (".wav", ".flac", ".ogg", ".opus", ".mp3")
 
 
-def audio_files(paths: Sequence[Path]) -> list[tuple[str, Path]]:
-    """(name, file) of files, and of all audio below folders in sorted order. `DataError` for a missing path or a folder without audio."""
+def audio_files(paths: Sequence[Path], besides: Sequence[str] = ()) -> list[tuple[str, Path]]:
+    """(name, file) of files, and of all audio below folders in sorted order. `DataError` for a missing path or a folder without audio.
+
+    besides: suffixes of other files that are taken, too.
+    """
+    suffixes = (*SUFFIXES, *besides)
     found: list[tuple[str, Path]] = []
     for path in paths:
         if path.is_dir():
             inside = sorted(
                 file
                 for file in path.rglob("*")
-                if file.suffix.lower() in SUFFIXES
+                if file.suffix.lower() in suffixes
                 and not any(part.startswith(".") for part in file.relative_to(path).parts)
             )
             if not inside:
-                raise DataError(f"{path}: no audio files below it ({', '.join(SUFFIXES)})")
+                raise DataError(f"{path}: no audio files below it ({', '.join(suffixes)})")
             found += [(str(file), file) for file in inside]
         elif path.is_file():
             found.append((str(path), path))
@@ -65,9 +69,11 @@ def predict(parts: Prepared, paths: Sequence[Path], answers: Path | None = None)
         raise UsageError(task.unpredictable)
     if task.spec.level == "signal" and answers is None:
         raise UsageError("this task answers with sound: give a folder for it with --out FOLDER")
-    found = audio_files(paths)
+    found = audio_files(paths, task.frame_suffixes)
     folder = Answers(answers, dict(found)) if answers is not None else None
-    utterances = [Utterance(id=name, path=file) for name, file in found]
+    everything = [Utterance(id=name, path=file) for name, file in found]
+    framed = [utterance for utterance in everything if utterance.path.suffix.lower() in task.frame_suffixes]
+    utterances = [utterance for utterance in everything if utterance.path.suffix.lower() not in task.frame_suffixes]
     good, samples, skipped = measure(
         utterances, sample_rate=rate, resample=data.resample, channel=data.channel, skip_bad=data.skip_bad_audio
     )
@@ -87,16 +93,35 @@ def predict(parts: Prepared, paths: Sequence[Path], answers: Path | None = None)
     for ready in parts.feed([[whole[index] for index in batch] for batch in plan]):
         for row in answered(parts, ready):
             rows[row["id"]] = folder.write(row) if folder is not None else row
+    for utterance in framed:
+        for row in answered(parts, of_frames(parts, utterance)):
+            rows[row["id"]] = folder.write(row) if folder is not None else row
     for item in long:
         assert folder is not None and windows is not None
         stretches = task.join(blocks_of(parts, item, windows), windows)
         rows[item.id] = folder.write_stretches(item.id, stretches, rate, item.num_samples)
-    ordered = [rows[item.id] for item in items]
+    ordered = [rows[utterance.id] for utterance in everything if utterance.id in rows]
     if folder is not None:
         folder.table(ordered)
         for note in folder.notes:
             print(f"note: {note}", file=sys.stderr)
     return ordered
+
+
+def of_frames(parts: Prepared, utterance: Utterance) -> Ready:
+    """A file of frames in the place of what the upstream gives."""
+    frames, samples, signals = parts.task.frames(utterance.path)
+    heard = Sounds({name: signal.to(parts.device) for name, signal in signals.items()})
+    lengths = torch.tensor([len(frames)], device=parts.device)
+    scale = parts.feed.scale
+    batch = make_batch(
+        [Item(utterance, samples)],
+        lengths,
+        round(parts.upstream.stride * scale),
+        parts.upstream.offset * scale,
+        [heard],
+    )
+    return Ready(batch, lengths, states=(frames[None].to(parts.device),))
 
 
 def answered(parts: Prepared, ready: Ready) -> list[dict[str, Any]]:

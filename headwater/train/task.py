@@ -21,6 +21,8 @@ from headwater.nn.upstream import UpstreamSpec
 from headwater.train.windows import Windows, overlap_add
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from headwater.audio.write import Signal
     from headwater.data.corpus import Utterance
     from headwater.metrics import Measure
@@ -211,6 +213,8 @@ class Task(ABC):
     draws: bool = False
     # How prediction answers for files longer than a window, in constant memory; None where it takes them whole.
     windows: Windows | None = None
+    # Suffixes of files of frames, which prediction takes in the place of sound; see `frames`.
+    frame_suffixes: tuple[str, ...] = ()
     # Why there can be no prediction (an oracle), in one sentence.
     unpredictable: str | None = None
 
@@ -252,6 +256,11 @@ class Task(ABC):
     def stream(self, head: nn.Module) -> Stream:
         """What answers a sound while it comes in (`-m predict --stream`), by the trained head. Raises UsageError where all of it is needed."""
         raise UsageError("this task answers files, not a stream")
+
+    def frames(self, path: Path) -> tuple[Tensor, int, Mapping[str, Tensor]]:
+        """A file that ends in one of `frame_suffixes`: what the upstream would give, (T, D), the samples at the task's rate that it is of, and the signals that
+        `sounds` would have among its inputs."""
+        raise UsageError(f"{path}: this task answers sound, not frames")
 
     def inputs(self, utterance: Utterance) -> Mapping[str, Any]:
         """The `inputs` of an item that follow from the utterance alone; those of files that `-m predict` is given."""

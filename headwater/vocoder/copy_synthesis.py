@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from headwater.errors import UsageError
-from headwater.vocoder.f0 import Tracker, track
+from headwater.vocoder.f0 import Find, Tracker, track
 from headwater.vocoder.mel import LogMel
 from headwater.vocoder.world import CEILING_HZ, FLOOR_HZ, FRAME_PERIOD_MS, analyse, samples_of, synthesise
 
@@ -24,13 +24,14 @@ def world(
     tracker: Tracker = "harvest",
     floor_hz: float = FLOOR_HZ,
     ceiling_hz: float = CEILING_HZ,
+    find: Find = track,
 ) -> Tensor:
     """WORLD's analysis and synthesis of (samples,): F0 by `tracker`, CheapTrick, D4C. Returns (samples,) float32 on the CPU.
 
     The same input gives the same bits. Raises as `extract_f0`.
     """
     samples = samples_of(wav)
-    f0 = track(
+    f0 = find(
         samples,
         sample_rate,
         tracker=tracker,

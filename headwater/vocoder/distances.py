@@ -16,7 +16,7 @@ from torch import Tensor
 from headwater.errors import DataError
 from headwater.vocoder.alignment import BAND, warping_path
 from headwater.vocoder.cepstra import ORDER, alpha_of, mel_cepstrum
-from headwater.vocoder.f0 import Tracker, track
+from headwater.vocoder.f0 import Find, Tracker, track
 from headwater.vocoder.mel import LogMel
 from headwater.vocoder.objective import mel_distances, stft_distances
 from headwater.vocoder.pitch import F0Errors, f0_errors
@@ -46,8 +46,12 @@ class WorldDistances:
     f0: F0Errors
 
 
-def world_distances(original: Tensor, copy: Tensor, sample_rate: int, *, alpha: float | None = None) -> WorldDistances:
+def world_distances(
+    original: Tensor, copy: Tensor, sample_rate: int, *, alpha: float | None = None, find: Find = track
+) -> WorldDistances:
     """MCD and F0 errors; they share one analysis. Needs pyworld.
+
+    find: what finds the F0 of the original, which other copies are measured against, too; `tracks.kept_track` keeps it on disk.
 
     Raises:
         UsageError: pyworld is missing, or no all-pass constant is customary at this sample rate and none is given.
@@ -55,7 +59,10 @@ def world_distances(original: Tensor, copy: Tensor, sample_rate: int, *, alpha: 
     """
     alpha = alpha_of(sample_rate) if alpha is None else alpha
     pair = [samples_of(wav) for wav in (original, copy)]
-    tracks = [track(x, sample_rate, tracker=TRACKER, floor_hz=FLOOR_HZ, ceiling_hz=CEILING_HZ) for x in pair]
+    tracks = [
+        each(x, sample_rate, tracker=TRACKER, floor_hz=FLOOR_HZ, ceiling_hz=CEILING_HZ)
+        for x, each in zip(pair, (find, track), strict=True)
+    ]
     cepstra = [
         mel_cepstrum(envelope(x, f0, sample_rate) if x.any() else np.empty((0, 2)), order=ORDER, alpha=alpha)
         for x, f0 in zip(pair, tracks, strict=True)

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from headwater.audio.frontends.melspec import NSF_FFT, NiiMel
 from headwater.errors import DataError, UsageError
 from headwater.results.files import write_bytes
+from headwater.vocoder.f0 import extract_f0
 
+MEL, F0 = ".mfbsp", ".f0"
+RATE = 16000
 _FLOAT = np.dtype("<f4")
 
 
@@ -42,6 +47,16 @@ def write_mel(path: str | Path, mel: Tensor) -> None:
 def write_f0(path: str | Path, f0: Tensor) -> None:
     """A whole `.f0` of (frames,) in Hz, or none. Raises as `write_mel`."""
     _write(Path(path), f0, 1)
+
+
+def analysed(wav: Tensor, *, n_fft: int = NSF_FFT, **tracker: Any) -> tuple[Tensor, Tensor]:
+    """What raw files hold of a waveform (samples,) at 16 kHz: mel (T, 80) and F0 (T,), frames every 5 ms, float32.
+
+    tracker: settings of `extract_f0`, which says what it raises.
+    """
+    mel = NiiMel(n_fft=n_fft)
+    frames = mel([wav])[0][0]
+    return frames, extract_f0(wav, RATE, frame_period_ms=1000 * mel.stride / RATE, **tracker)
 
 
 def _read(path: Path, row: int) -> np.ndarray:
