@@ -5,6 +5,7 @@ The keys keep S3PRL's words where it has one (`runner.total_steps`, `optimizer.l
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
@@ -12,6 +13,20 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from headwater.settings import merge
 
 Share = Annotated[float, Field(ge=0, lt=1)]
+
+
+@dataclass(frozen=True)
+class Neutral:
+    """Marks a setting of any section that changes no numbers, and so does not identify a run: how often something is printed, how memory is spent.
+
+    place: it says where something lies, which is identified by its content; `headwater.identity` keeps it in full.
+    """
+
+    place: bool = False
+
+
+NEUTRAL, PLACE = Neutral(), Neutral(place=True)
+Place = Annotated[str | None, PLACE]
 
 
 class Section(BaseModel):
@@ -34,7 +49,7 @@ class UpstreamConfig(Section):
     """Which representation is asked, and which of its layers."""
 
     name: str
-    ckpt: str | None = None
+    ckpt: Place = None
     config: dict[str, Any] = Field(default_factory=dict, description="settings of the model or its front-end (-g FILE)")
     selection: Literal["hidden_states", "last_hidden_state"] = Field(
         "hidden_states", description="learned weighted sum of all layers, or the last layer"
@@ -56,17 +71,17 @@ class UpstreamConfig(Section):
 class DataConfig(Section):
     """Where the data lies and how audio is read."""
 
-    path: str | None = Field(None, description="CSV file, corpus folder or trial list; the demo corpus when not given")
-    root: str | None = Field(None, description="folder that relative paths start from")
+    path: Place = Field(None, description="CSV file, corpus folder or trial list; the demo corpus when not given")
+    root: Place = Field(None, description="folder that relative paths start from")
     reader: str = "auto"
-    labels: str | None = Field(None, description="frame labels: a CPC file, or .lab / TextGrid files")
+    labels: Place = Field(None, description="frame labels: a CPC file, or .lab / TextGrid files")
     label_column: str | None = Field(None, description="the CSV column to classify")
-    trials: str | None = Field(None, description="verification trials: LABEL PATH PATH")
-    asv_scores: str | None = Field(None, description="scores of the ASV system behind a countermeasure, for the t-DCF")
-    train_list: str | None = None
-    dev_list: str | None = None
-    test_list: str | None = None
-    split_file: str | None = Field(None, description="VoxCeleb's iden_split.txt, where it is not beside the corpus")
+    trials: Place = Field(None, description="verification trials: LABEL PATH PATH")
+    asv_scores: Place = Field(None, description="scores of the ASV system behind a countermeasure, for the t-DCF")
+    train_list: Place = None
+    dev_list: Place = None
+    test_list: Place = None
+    split_file: Place = Field(None, description="VoxCeleb's iden_split.txt, where it is not beside the corpus")
     splits: Literal["auto", "make", "whole"] = Field(
         "auto",
         description="auto keeps the corpus' own splits, or makes some; make replaces them; whole takes a corpus without any as test",
@@ -133,12 +148,12 @@ class RunnerConfig(Section):
     epochs: int | None = Field(None, ge=1, description="passes over the training data; replaces total_steps")
     gradient_clipping: float = Field(1.0, gt=0)
     gradient_accumulate_steps: int = Field(1, ge=1)
-    log_step: int = Field(50, ge=1)
+    log_step: Annotated[int, NEUTRAL] = Field(50, ge=1)
     eval_step: int = Field(200, ge=1)
     eval_epochs: int | None = Field(
         None, ge=1, description="dev is scored after every so many epochs; replaces eval_step"
     )
-    save_step: int = Field(200, ge=1)
+    save_step: Annotated[int, NEUTRAL] = Field(200, ge=1)
     patience: int | None = Field(None, ge=1, description="stop after so many evaluations on dev without a better one")
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
 
@@ -162,11 +177,13 @@ class SpecAugConfig(Section):
 class StoreConfig(Section):
     """Frozen features are computed once and kept: on disk for other runs, too, and in memory where the disk does not take them."""
 
-    cache: bool = Field(True, description="keep them on disk (HEADWATER_STORE); --no-cache")
-    budget_gib: float | None = Field(
+    cache: Annotated[bool, NEUTRAL] = Field(True, description="keep them on disk (HEADWATER_STORE); --no-cache")
+    budget_gib: Annotated[float | None, NEUTRAL] = Field(
         None, ge=0, description="what the disk may be used for in all; half of what is free there when not given"
     )
-    memory_gib: float = Field(4.0, ge=0, description="what main memory may hold of what is not on disk")
+    memory_gib: Annotated[float, NEUTRAL] = Field(
+        4.0, ge=0, description="what main memory may hold of what is not on disk"
+    )
     dtype: Literal["float32", "float16"] = Field("float32", description="what is kept")
     extract_dtype: Literal["float32", "bfloat16"] = Field("float32", description="what the encoder computes in")
 
@@ -174,7 +191,7 @@ class StoreConfig(Section):
 class WaveformStore(Section):
     """Waveforms are read once and kept in memory where they fit."""
 
-    memory_gib: float = Field(4.0, ge=0)
+    memory_gib: Annotated[float, NEUTRAL] = Field(4.0, ge=0)
 
 
 class GridConfig(Section):

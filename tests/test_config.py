@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from headwater.cli.s3prl import translate_2020, translate_config
-from headwater.config import RunConfig
+from headwater.config import Place, RunConfig, Section
 from headwater.errors import UsageError
-from headwater.identity import numbers
+from headwater.identity import anchored, numbers, places
 from headwater.settings import flatten, merge, parse_overrides, read_yaml, validate
 
 LEAST = {"upstream": {"name": "fbank"}, "downstream": "speaker"}
@@ -92,6 +94,32 @@ def test_what_changes_no_number_does_not_enter_the_identity() -> None:
     three = validate(RunConfig, merge(LEAST, {"seed": 3}))
     assert numbers(one) == numbers(two)
     assert numbers(one) != numbers(three)
+
+
+class Inner(Section):
+    files: Place = None
+    size: int = 1
+
+
+class Own(Section):
+    """The settings of a task that the core knows nothing of."""
+
+    inner: Inner = Inner()
+    folder: Place = None
+    weights: str | None = None
+
+
+def test_a_task_says_of_its_own_settings_which_are_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    given = {"inner": {"files": "a", "size": 2}, "folder": "https://a.org/b", "weights": "c.pt"}
+    config = validate(RunConfig, merge(LEAST, {"task": given}))
+    kept = {"task.inner.size": 2, "task.weights": "c.pt"}
+    assert {key: value for key, value in numbers(config, task=Own).items() if key.startswith("task")} == kept
+    assert {"task.inner.files", "task.folder"} == {name for name in places(config, task=Own) if name[:4] == "task"}
+    full = anchored(config, task=Own).task
+    assert full == {**given, "inner": {"files": str(tmp_path / "a"), "size": 2}}
+    assert config.task == given
+    assert anchored(validate(RunConfig, LEAST), task=Own).task == {}
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from torch import Tensor
 from headwater.data.corpus import Utterance
 from headwater.data.mixtures import Mixture, Part
 from headwater.errors import HeadwaterError
+from headwater.metrics.extras import Extra
 from headwater.separation.bss import si_snr_improvement
 from headwater.separation.losses import gram, si_sdr, si_snr
 from headwater.train.task import Batch, Item, Sounds, make_batch
@@ -79,7 +80,7 @@ def test_an_estimate_that_is_no_number_is_named_with_its_file_and_the_likely_cau
     estimates = VOICES[:2].clone()
     estimates[1, 7] = torch.nan
     with pytest.raises(
-        HeadwaterError, match=r"'a' \(of/a\.wav\) are NaN or infinite: training diverged \(lower optimizer\.lr\)"
+        HeadwaterError, match=r"'a' \(of/a\.wav\) is NaN or infinite: training diverged \(lower optimizer\.lr\)"
     ):
         row_of(VOICES[:2], estimates)
 
@@ -98,11 +99,24 @@ def test_what_tests_are_not_asked_for_is_said(monkeypatch: pytest.MonkeyPatch) -
     from headwater.downstream.separation import scoring
     from headwater.downstream.separation.settings import SeparationConfig
 
-    monkeypatch.setattr(scoring, "find_spec", lambda name: None if name == "pystoi" else name)
-    config = SeparationConfig(rate=11025)
-    assert scoring.quality_measures(config) == ()
-    notes = scoring.quality_notes(config)
+    monkeypatch.setattr("headwater.metrics.extras.find_spec", lambda name: None if name == "pystoi" else name)
+    measures, notes = scoring.quality(SeparationConfig(rate=11025))
+    assert measures == ()
     assert notes[0].startswith("no stoi: the package pystoi is not installed (pip install")
     assert notes[1:] == ["no pesq: it is defined at 8000 and 16000 Hz, not at 11025 Hz"]
-    assert scoring.quality_measures(SeparationConfig(rate=8000)) == (scoring.PESQ,)
-    assert scoring.quality_notes(SeparationConfig(quality=False)) == []
+    assert scoring.quality(SeparationConfig(rate=8000))[0] == (scoring.PESQ,)
+    assert scoring.quality(SeparationConfig(quality=False)) == ((), [])
+
+
+def test_what_is_defined_for_no_mixture_is_left_out_and_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    from headwater.downstream.separation import scoring
+
+    columns = ("stoi", "pesq")
+    monkeypatch.setattr(scoring, "EXTRAS", (Extra("math", "", columns, lambda *given: dict.fromkeys(columns)),))
+    built, _ = task_of("separation_convtasnet")
+    built.restore({})
+    scores = built.score("test")
+    scores.add(VOICES[None, :2], batch_of(VOICES[:2]))
+    found = scores.result()
+    assert scores.rows()[0]["pesq"] is None and "pesq" not in found
+    assert "no stoi, pesq: defined for none of 1 utterances" in str(found["si_sdri"].note)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -18,13 +19,14 @@ from headwater.data.keys import BONAFIDE, SHARED, SPOOF, known_facts
 from headwater.data.protocols import find_asv_scores
 from headwater.data.splits import parted_by
 from headwater.data.text import some
-from headwater.download import file_sha256
-from headwater.errors import DataError, HeadwaterError, UsageError, nearest
+from headwater.errors import DataError, UsageError, nearest
 from headwater.metrics import Breakdown, MinTdcf
 from headwater.nn.upstream import UpstreamSpec
 from headwater.registry import upstreams
-from headwater.train.corpora import load_corpus, measured, shared_speakers
-from headwater.train.task import Accumulator, Batch, Item, Specification, Task
+from headwater.train.accumulators import RowAccumulator, not_finite
+from headwater.train.corpora import load_corpus, measured, needed_splits, shared_speakers
+from headwater.train.task import Batch, Item, Specification, Task
+from headwater.train.weight_file import WeightFile
 
 from . import nii
 from .asv import (
@@ -65,51 +67,35 @@ class AsvSpoofConfig(Section):
         return self
 
 
-class SpoofAccumulator(Accumulator):
+class SpoofAccumulator(RowAccumulator):
     """One score an utterance, higher for bona fide speech, with what the data says of it."""
 
     def __init__(self, task: AsvSpoof, split: str) -> None:
         super().__init__(task.spec.measures_of(split))
         self.task = task
-        self._rows: dict[str, dict[str, Any]] = {}
         self._pending: list[tuple[Batch, Tensor]] = []
 
     def add(self, output: tuple[Tensor, Tensor], batch: Batch) -> None:
         self._pending.append((batch, self.task.criterion.score(output[1]).double()))
 
-    def _settle(self) -> None:
+    def settle(self) -> None:
         for batch, scores in self._pending:
             for item, score in zip(batch.items, scores.tolist(), strict=True):
                 said = self.task.facts(item)
-                self._rows[item.id] = {
+                self.scored[item.id] = {
                     "id": item.id,
                     "speaker": said.pop("speaker", None),
                     "target": int(item.labels["target"]),
-                    "score": finite(score, item.id),
+                    "score": finite(score, item),
                     **said,
                 }
         self._pending.clear()
 
-    def state(self) -> dict[str, dict[str, Any]]:
-        self._settle()
-        return self._rows
 
-    def merge(self, state: Mapping[str, dict[str, Any]]) -> None:
-        self._settle()
-        self._rows.update(state)
-
-    def rows(self) -> list[dict[str, Any]]:
-        self._settle()
-        return [self._rows[name] for name in sorted(self._rows)]
-
-
-def finite(score: float, name: str) -> float:
-    """The score. `HeadwaterError` where it is none: it would sort somewhere, and nothing would show it."""
-    if score != score or abs(score) == float("inf"):
-        raise HeadwaterError(
-            f"the score of {name!r} is NaN or infinite: training diverged (lower optimizer.lr), or the upstream gives such values "
-            "(`headwater check upstream NAME` tells)"
-        )
+def finite(score: float, item: Item) -> float:
+    """The score. `HeadwaterError` where it is none."""
+    if not math.isfinite(score):
+        raise not_finite("the score", item.utterance)
     return score
 
 
@@ -134,7 +120,7 @@ class AsvSpoof(Task):
 
         corpus = load_corpus(self.data, demo_spoof_corpus)
         column = self._label_column(corpus)
-        needed = ("train", "dev", "test") if self.config.train and not self.restored else ("test",)
+        needed = needed_splits(self.restored or not self.config.train)
         data = measured(corpus, self.data, seed=self.seed, rate=RATE, needed=needed, by=parted_by(corpus))
         self.notes += [*data.notes, *shared_speakers(data)]
         parts = {
@@ -151,10 +137,8 @@ class AsvSpoof(Task):
         tandem = {split: self._tandem(split, parts[split]) for split in ("dev", "test") if parts.get(split)}
         digests = [measure.to_json() for measures in tandem.values() for measure in measures]
         labels = sorted((item.id, item.labels["target"]) for items in parts.values() for item in items)
-        # A run is of what the file of weights held, too, not only of its name.
-        start = (
-            [file_sha256(Path(self.config.system.weights))] if self.config.system.weights and not self.restored else []
-        )
+        file = self.config.system.weights if not self.restored else None
+        start = [WeightFile.of(file).sha256] if file else []
         self.description = data.describe(self.data.path, RATE, [labels, digests, *start])
         self._specify(tandem, parts["test"])
         return parts
@@ -259,7 +243,7 @@ class AsvSpoof(Task):
         found = nii.read(self.config.system.weights)
         if found.unused:
             self.notes.append(f"{found.path}: not used are {some(sorted(found.unused), 5)}")
-        if found.tuned and upstream.file_sha256 != file_sha256(Path(found.path)):
+        if found.tuned and upstream.file_sha256 != WeightFile.of(found.path).sha256:
             raise UsageError(
                 f"{found.path} holds an SSL model and the back-end that was trained on it; on {upstream.name} its scores mean nothing. Take both from the "
                 f"one file, with its recipe: -u wav2vec2 -k {found.path} -v ssl-llgf (or ssl-lgf, ssl-gf) -o task.system.weights={found.path}"
@@ -282,9 +266,7 @@ class AsvSpoof(Task):
 
     def predict(self, output: tuple[Tensor, Tensor], batch: Batch) -> list[dict[str, Any]]:
         scores = self.criterion.score(output[1]).double().tolist()
-        return [
-            {"id": item.id, "score": finite(score, item.id)} for item, score in zip(batch.items, scores, strict=True)
-        ]
+        return [{"id": item.id, "score": finite(score, item)} for item, score in zip(batch.items, scores, strict=True)]
 
     def state(self) -> dict[str, Any]:
         return {"system": {**self.system.model_dump(include=self.system.model_fields_set), "weights": None}}

@@ -15,7 +15,7 @@ from headwater.errors import DataError, UsageError
 from headwater.nn.heads import FrameClassifier
 from headwater.nn.upstream import UpstreamSpec
 from headwater.train.classification import ClassificationTask
-from headwater.train.corpora import Measured, load_corpus, measured
+from headwater.train.corpora import Measured, load_corpus, measured, needed_splits
 from headwater.train.task import Item
 
 RATE = 16000
@@ -45,14 +45,8 @@ class Phone(ClassificationTask):
 
         trained = hasattr(self, "spec")
         corpus = load_corpus(self.data, demo_corpus)
-        data = measured(
-            corpus,
-            self.data,
-            seed=self.seed,
-            rate=RATE,
-            needed=("test",) if trained else ("train", "dev", "test"),
-            by=parted_by(corpus),
-        )
+        needed, by = needed_splits(trained), parted_by(corpus)
+        data = measured(corpus, self.data, seed=self.seed, rate=RATE, needed=needed, by=by)
         labels = self._labels(data)
         self._check(data, labels)
         self.notes += [*data.notes, *labels.notes]

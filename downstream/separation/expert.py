@@ -23,23 +23,14 @@ from headwater.separation.foreign import Foreign, load_foreign
 from headwater.separation.overlap import join
 from headwater.separation.rescale import RULES
 from headwater.separation.settings import Architecture
-from headwater.train.corpora import load_corpus, measured, shared_speakers
+from headwater.train.corpora import load_corpus, measured, needed_splits, shared_speakers
 from headwater.train.pieces import consecutive
 from headwater.train.stream import Stream
 from headwater.train.task import Batch, Draw, Item, Sounds, Specification, Task
 from headwater.train.weight_file import WeightFile
 from headwater.train.windows import Block, Windows
 
-from .scoring import (
-    BREAKDOWNS,
-    COUNTED,
-    SDRI,
-    SI_SDR,
-    SI_SDRI,
-    Scores,
-    quality_measures,
-    quality_notes,
-)
+from .scoring import BREAKDOWNS, COUNTED, SDRI, SI_SDR, SI_SDRI, Scores, quality
 from .settings import BLIND, SeparationConfig
 from .systems import SYSTEMS, FilterSystem, System, alone
 
@@ -93,12 +84,12 @@ class Separation(Task):
         corpus = load_corpus(self.data, demo_voices)
         # Where splits are made, all three are: what trains nothing is asked about the test of what trains.
         alone = again or (not self.trains and ("test" in corpus.splits() or self.data.splits == "whole"))
-        needed = ("test",) if alone else ("train", "dev", "test")
+        needed = needed_splits(alone)
         if all(utterance.mixture is None for utterance in corpus.utterances):
             corpus = self._mixed(corpus, needed)
         corpus = corpus.with_utterances(self._as_asked(utterance) for utterance in corpus.utterances)
         data = measured(corpus, self.data, seed=self.seed, rate=self.config.rate, needed=needed)
-        self.notes += [*data.notes, *shared_speakers(data), *quality_notes(self.config)]
+        self.notes += [*data.notes, *shared_speakers(data), *quality(self.config)[1]]
         items = {
             split: [Item(utterance, samples, {"count": len(clean(utterance))}) for utterance, samples in part]
             for split, part in data.splits.items()
@@ -239,7 +230,7 @@ class Separation(Task):
         self.spec = Specification(
             level="signal",
             labels="sources",
-            measures=(SI_SDRI, SI_SDR, *counted, SDRI, *quality_measures(self.config)),
+            measures=(SI_SDRI, SI_SDR, *counted, SDRI, *quality(self.config)[0]),
             dev_measures=(SI_SDRI, SI_SDR, *counted),
             sample_rate=self.config.rate,
             breakdowns=tuple(one for one in BREAKDOWNS if known or one.key != "genders") if test else (),

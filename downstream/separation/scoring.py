@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from importlib.util import find_spec
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from headwater.audio.write import Signal
-from headwater.errors import HeadwaterError
-from headwater.metrics import Mean, Measure, Metric, Ratio, evaluate
+from headwater.metrics import Mean, Measure, Ratio
 from headwater.metrics.breakdown import Breakdown
+from headwater.metrics.extras import available, computed
+from headwater.separation import quality as perceptual
 from headwater.separation.bss import sdr_improvement
 from headwater.separation.losses import assign, gram, si_sdr
-from headwater.separation.quality import INSTALL, pesq, stoi
 from headwater.separation.rescale import RULES
-from headwater.train.clips import Clips
-from headwater.train.task import Accumulator, Batch, Item
+from headwater.train.accumulators import SoundAccumulator, not_finite
+from headwater.train.task import Batch, Item
 
 from .settings import SeparationConfig
 from .systems import System, alone
@@ -32,38 +31,21 @@ STOI = Mean("stoi", "stoi", "", higher_is_better=True, optional=True)
 PESQ = Mean("pesq", "pesq", "", higher_is_better=True, optional=True)
 SNR_STEP = 2.0  # dB: width of the groups by input SNR
 BREAKDOWNS = (Breakdown("snr_from"), Breakdown("genders"))
-PACKAGES = {"stoi": "pystoi", "pesq": "pesq"}
+EXTRAS = (perceptual.STOI, perceptual.PESQ)
+CLIPS = 4
 
 
-def quality_measures(config: SeparationConfig) -> tuple[Measure, ...]:
-    """Those of STOI and PESQ whose package is installed, and that are defined at this rate."""
-    asked = {"stoi": STOI, "pesq": PESQ} if config.quality else {}
-    return tuple(measure for name, measure in asked.items() if _lacks(name, config.rate) is None)
+def quality(config: SeparationConfig) -> tuple[tuple[Measure, ...], list[str]]:
+    """Those of STOI and PESQ that can be had, and notes on those that cannot."""
+    return available((STOI, PESQ), EXTRAS, config.rate) if config.quality else ((), [])
 
 
-def quality_notes(config: SeparationConfig) -> list[str]:
-    """Why tests have fewer measures."""
-    lacking = [_lacks(name, config.rate) for name in PACKAGES] if config.quality else []
-    return [note for note in lacking if note is not None]
-
-
-def _lacks(name: str, rate: int) -> str | None:
-    """Why there is no such measure; None where there is."""
-    if name == "pesq" and rate not in (8000, 16000):
-        return f"no pesq: it is defined at 8000 and 16000 Hz, not at {rate} Hz"
-    return (
-        None if find_spec(PACKAGES[name]) else f"no {name}: the package {PACKAGES[name]} is not installed ({INSTALL})"
-    )
-
-
-class Scores(Accumulator):
+class Scores(SoundAccumulator):
     """Of mixtures by id. In tests SDRi, STOI and PESQ, too, and clips."""
 
     def __init__(self, config: SeparationConfig, system: System, measures: Sequence[Measure], *, test: bool) -> None:
-        super().__init__(measures)
+        super().__init__(measures, CLIPS)
         self.config, self.system, self.test = config, system, test
-        self._rows: dict[str, dict[str, Any]] = {}
-        self._clips = Clips()
 
     def add(self, output: Any, batch: Batch) -> None:
         mixtures, sources = alone(batch.inputs["mixture"], batch), alone(batch.labels["sources"], batch)
@@ -77,10 +59,7 @@ class Scores(Accumulator):
 
     def _score(self, item: Item, wav: Tensor, sources: Tensor, estimates: Tensor, found: int) -> None:
         if not bool(estimates.isfinite().all()):
-            raise HeadwaterError(
-                f"the estimates of {item.id!r} ({item.utterance.path}) are NaN or infinite: training diverged (lower optimizer.lr), or the upstream gives such "
-                "values (`headwater check upstream NAME` tells)"
-            )
+            raise not_finite("an estimate", item.utterance)
         pairs = si_sdr(gram(estimates[None], sources[None]))[0]
         order = best_order(pairs)
         own, before = pairs[order, range(len(sources))], si_sdr(gram(wav[None, None], sources[None]))[0, 0]
@@ -93,22 +72,19 @@ class Scores(Accumulator):
             improved = sdr_improvement(ordered[None], sources[None], wav[None]).value[0].mean()
             # A silent estimate has no SDR; what SI-SDR says of it stands in its place.
             row["sdri"] = float(improved) if bool(improved.isfinite()) else row["si_sdri"]
-            row |= self._quality(ordered, sources)
-            if self._clips.wants(item.id):
-                self._clips.add(item.id, self._heard(wav, ordered, sources))
-        self._rows[item.id] = row
+            row |= self._quality(ordered, sources) if self.config.quality else {}
+            if self.clips.wants(item.id):
+                self.clips.add(item.id, self._heard(wav, ordered, sources))
+        self.scored[item.id] = row
 
     def _quality(self, estimates: Tensor, sources: Tensor) -> dict[str, float | None]:
         """Means over sources; null where one of them has none."""
-        rate, found = self.config.rate, dict[str, float | None]()
         pairs = [(s.cpu().double().numpy(), e.cpu().double().numpy()) for s, e in zip(sources, estimates, strict=True)]
-        for measure in (one for one in self.measures if one in (STOI, PESQ)):
-            if measure is STOI:
-                scores = [stoi(s, e, rate) for s, e in pairs]
-            else:
-                scores = [pesq(s, e, rate, "wb" if rate == 16000 else "nb") for s, e in pairs]
-            values = [score.value for score in scores if score.value is not None]
-            found[measure.name] = math.fsum(values) / len(values) if len(values) == len(scores) else None
+        scores = [computed(EXTRAS, *pair, self.config.rate) for pair in pairs]
+        found = dict[str, float | None]()
+        for name in scores[0]:
+            values = [value for score in scores if (value := score[name]) is not None]
+            found[name] = math.fsum(values) / len(values) if len(values) == len(scores) else None
         return found
 
     def _heard(self, wav: Tensor, estimates: Tensor, sources: Tensor) -> dict[str, Signal]:
@@ -117,27 +93,6 @@ class Scores(Accumulator):
         for number, (estimate, source) in enumerate(zip(scaled, sources, strict=True), start=1):
             played |= {f"estimate {number}": estimate, f"reference {number}": source}
         return {name: Signal(one, self.config.rate) for name, one in played.items()}
-
-    def state(self) -> Any:
-        return self._rows, self._clips.state()
-
-    def merge(self, state: Any) -> None:
-        self._rows.update(state[0])
-        self._clips.merge(state[1])
-
-    def rows(self) -> list[dict[str, Any]]:
-        return [self._rows[name] for name in sorted(self._rows)]
-
-    def result(self, seed: int = 0) -> dict[str, Metric]:
-        rows = self.rows()
-        optional = (STOI, PESQ)
-        defined = [
-            one for one in self.measures if one not in optional or any(row[one.name] is not None for row in rows)
-        ]
-        return evaluate(defined, rows, seed=seed)
-
-    def audio(self) -> Mapping[str, Mapping[str, Signal]]:
-        return self._clips.held
 
 
 def best_order(pairs: Tensor) -> Tensor:

@@ -17,11 +17,12 @@ from torch import Tensor, nn
 from headwater.config import Section
 from headwater.data.corpus import Corpus
 from headwater.data.trials import Trials, read_trials
-from headwater.errors import DataError, HeadwaterError, UsageError
+from headwater.errors import DataError, UsageError
 from headwater.metrics import Eer, Measure, MinDcf, Ratio
 from headwater.metrics.trials import TrialRows
 from headwater.nn.heads import MeanPool, PooledLinear
 from headwater.nn.upstream import UpstreamSpec
+from headwater.train.accumulators import not_finite
 from headwater.train.classification import ClassificationAccumulator
 from headwater.train.corpora import Measured, load_corpus, measured
 from headwater.train.task import Accumulator, Batch, Item, Specification, Task
@@ -68,9 +69,7 @@ class TrialAccumulator(Accumulator):
         table = np.stack([self._embeddings[utterance.id] for utterance in utterances])
         for utterance, finite in zip(utterances, np.isfinite(table).all(1).tolist(), strict=True):
             if not finite:
-                raise HeadwaterError(
-                    f"the embedding of {utterance.id!r} is NaN or infinite: training diverged (lower optimizer.lr), or the upstream gives such values"
-                )
+                raise not_finite("the embedding", utterance)
         table /= np.maximum(np.linalg.norm(table, axis=1, keepdims=True), 1e-12)
         scores = cosines(table, trials.enrol, trials.test)
         names, speakers = zip(*((utterance.id, utterance.speaker) for utterance in utterances), strict=True)

@@ -7,20 +7,18 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Callable
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
 import torch
 
-from headwater.separation.quality import INSTALL as QUALITY
-from headwater.separation.quality import pesq, stoi
+from headwater.metrics.extras import Extra, computed
+from headwater.separation.quality import ESTOI, PESQ_WB, STOI
 from headwater.vocoder.distances import world_distances
 from headwater.vocoder.tracks import kept_track
-from headwater.vocoder.world import INSTALL as WORLD
+from headwater.vocoder.world import INSTALL
 
 RATE = 16000
 Samples = np.ndarray[Any, np.dtype[np.float32]]
@@ -28,30 +26,10 @@ Distances = dict[str, float | None]
 # Below so much sound, new processes would take longer to start than the work takes here.
 _ALONE_SECONDS = 60.0
 
-# Package -> columns that need it, and how it is installed.
-PACKAGES: dict[str, tuple[tuple[str, ...], str]] = {
-    "pyworld": (("mcd", "mcd_dtw", "f0_rmse", "f0_correlation", "vuv_error"), WORLD),
-    "pesq": (("pesq_wb",), QUALITY),
-    "pystoi": (("stoi", "estoi"), QUALITY),
-}
-
-
-def there(package: str) -> bool:
-    """Whether an optional package is installed."""
-    return find_spec(package) is not None
-
 
 def distances(original: Samples, copy: Samples) -> Distances:
     """By column, None where a distance is not defined. Columns of missing packages are left out."""
-    found: dict[str, Callable[[], Distances]] = {
-        "pyworld": lambda: _through_world(original, copy),
-        "pesq": lambda: {"pesq_wb": pesq(original, copy, RATE, "wb").value},
-        "pystoi": lambda: {
-            "stoi": stoi(original, copy, RATE).value,
-            "estoi": stoi(original, copy, RATE, extended=True).value,
-        },
-    }
-    return {column: value for package in PACKAGES if there(package) for column, value in found[package]().items()}
+    return computed(EXTRAS, original, copy, RATE)
 
 
 def defined(value: float) -> float | None:
@@ -59,8 +37,8 @@ def defined(value: float) -> float | None:
     return None if math.isnan(value) else value
 
 
-def _through_world(original: Samples, copy: Samples) -> Distances:
-    found = world_distances(torch.from_numpy(original), torch.from_numpy(copy), RATE, find=kept_track)
+def _through_world(original: Samples, copy: Samples, rate: int) -> Distances:
+    found = world_distances(torch.from_numpy(original), torch.from_numpy(copy), rate, find=kept_track)
     return {
         "mcd": defined(found.mcd),
         "mcd_dtw": defined(found.mcd_dtw),
@@ -68,6 +46,10 @@ def _through_world(original: Samples, copy: Samples) -> Distances:
         "f0_correlation": defined(found.f0.correlation),
         "vuv_error": defined(100 * found.f0.vuv_error),
     }
+
+
+THROUGH_WORLD = Extra("pyworld", INSTALL, ("mcd", "mcd_dtw", "f0_rmse", "f0_correlation", "vuv_error"), _through_world)
+EXTRAS = (THROUGH_WORLD, PESQ_WB, STOI, ESTOI)
 
 
 class Crew:

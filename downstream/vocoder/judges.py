@@ -20,7 +20,8 @@ from headwater.nn.lengths import mask
 from headwater.train.classification import targets
 from headwater.train.feed import Ready
 from headwater.train.loop import autocast
-from headwater.train.parts import Prepared, reopen
+from headwater.train.parts import Prepared
+from headwater.train.reopened import reopen
 from headwater.train.task import Item
 
 from ..phone.expert import Phone
@@ -42,8 +43,9 @@ class Judge(ABC):
     def __init__(self, folder: Path, parts: Prepared) -> None:
         self.folder, self.parts = folder, parts
         self.weights_sha256 = file_sha256(folder / "model.safetensors")
+        settings = numbers(parts.config, task=parts.task.Config)
         self.sha256 = fingerprint(
-            self.weights_sha256, parts.weights_sha256, parts.upstream.name, parts.task.state(), numbers(parts.config)
+            self.weights_sha256, parts.weights_sha256, parts.upstream.name, parts.task.state(), settings
         )
 
     @abstractmethod

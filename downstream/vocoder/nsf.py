@@ -11,12 +11,13 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from headwater.download import file_sha256
+from headwater.config import Place
 from headwater.errors import DataError, UsageError
 from headwater.nn.lengths import mask, zero_beyond
 from headwater.nn.upstream import UpstreamSpec
 from headwater.train.corpora import Measured
 from headwater.train.task import Batch, Item, Sounds
+from headwater.train.weight_file import WeightFile
 from headwater.vocoder.draws import Seeded
 from headwater.vocoder.f0 import Tracker, extract_f0
 from headwater.vocoder.nsf import NsfSettings, Rendering, SourceFilter
@@ -42,7 +43,7 @@ class NsfConfig(ResynthesisConfig):
     crop_seconds: float | None = Field(0.5, gt=0)
     model: NsfSettings = Field(default_factory=NsfSettings)
     weights: str | None = Field(None, description="NII weights (safetensors or .pt), scored as they stand")
-    f0_folder: str | None = Field(None, description="F0 that is given: .f0 files, called as the audio files")
+    f0_folder: Place = Field(None, description="F0 that is given: .f0 files, called as the audio files")
     f0_column: str | None = Field(None, description="F0 that is given: the column of the table that names .f0 files")
     tracker: Tracker = "dio+stonemask"
     floor_hz: float = Field(FLOOR_HZ, gt=0)
@@ -149,12 +150,10 @@ class NsfVocoder(Resynthesis):
 
     def corpora(self) -> dict[str, list[Item]]:
         if self.config.weights is not None and not hasattr(self, "spec"):
+            self.weights = WeightFile.of(self.config.weights)
             self.published = read_nsf(self.config.weights)
             self.settings = self.published.settings
-            self.weights_sha256 = file_sha256(Path(self.config.weights))
-            self.notes.append(
-                f"{self.settings.member} with the weights of {self.config.weights} (sha256 {self.weights_sha256})"
-            )
+            self.notes.append(f"{self.settings.member} with {self.weights}")
         return super().corpora()
 
     def state(self) -> dict[str, Any]:

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import Field, field_validator
 from torch import Tensor
 
 from headwater.audio.write import Signal
-from headwater.config import Section
+from headwater.config import PLACE, Section
 from headwater.data.splits import parted_by
+from headwater.metrics.extras import available
 from headwater.nn.upstream import UpstreamSpec
-from headwater.train.corpora import Measured, load_corpus, measured, shared_speakers
+from headwater.train.corpora import Measured, load_corpus, measured, needed_splits, shared_speakers
 from headwater.train.task import Accumulator, Batch, Item, Sounds, Specification, Task
+from headwater.train.weight_file import WeightFile
 
 from .judges import Judge, load_judges
-from .scoring import RATE, Resyntheses, available
+from .scoring import EXTRAS, MEASURES, RATE, Resyntheses
 
 SOUND = "sound"
 
@@ -25,7 +27,7 @@ class ResynthesisConfig(Section):
     """crop_seconds: the longest piece that training sees. judges: folders of finished runs of speakers and phones that are asked about the tests."""
 
     crop_seconds: float | None = Field(None, gt=0)
-    judges: list[str] = Field(default_factory=list)
+    judges: Annotated[list[str], PLACE] = Field(default_factory=list)
 
     @field_validator("judges", mode="before")
     @classmethod
@@ -39,8 +41,8 @@ class Resynthesis(Task):
     Config = ResynthesisConfig
     config: Any
     judges: Sequence[Judge] = ()
-    # Of the file of weights that is scored as it stands: a run is of what it held, too, not only of its name.
-    weights_sha256: str | None = None
+    # What is scored as it stands.
+    weights: WeightFile | None = None
 
     @property
     def crop_seconds(self) -> float | None:  # type: ignore[override]
@@ -54,12 +56,11 @@ class Resynthesis(Task):
     def corpora(self) -> dict[str, list[Item]]:
         from headwater.data.demo import demo_corpus
 
-        trained = hasattr(self, "spec")
         corpus = load_corpus(self.data, demo_corpus)
         # Systems without training are asked about the same test.
-        needed = ("test",) if trained else ("train", "dev", "test")
+        needed = needed_splits(hasattr(self, "spec"))
         data = measured(corpus, self.data, seed=self.seed, rate=RATE, needed=needed, by=parted_by(corpus))
-        self.notes += [*data.notes, *shared_speakers(data), *available()[1]]
+        self.notes += [*data.notes, *shared_speakers(data), *available(MEASURES, EXTRAS, RATE)[1]]
         self.judges = load_judges(self.config.judges, self.data, self.seed)
         self.notes += [judge.note() for judge in self.judges]
         self.restore(self.state())
@@ -72,11 +73,11 @@ class Resynthesis(Task):
 
     def content(self, data: Measured, items: Mapping[str, Sequence[Item]]) -> dict[str, Any]:
         """What a run is of besides its audio and settings, by sha256: a file says more than its name."""
-        weights = {"weights": self.weights_sha256} if self.weights_sha256 is not None else {}
+        weights = {"weights": self.weights.sha256} if self.weights is not None else {}
         return {**weights, "judges": [judge.sha256 for judge in self.judges]} if self.judges else weights
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        measures = available()[0]
+        measures, _ = available(MEASURES, EXTRAS, RATE)
         judged = [measure for judge in self.judges for measure in judge.measures]
         self.spec = Specification(
             "signal", "the waveform", (*measures, *judged), dev_measures=measures[:1], sample_rate=RATE

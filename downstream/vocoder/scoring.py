@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from headwater.audio.write import Signal
-from headwater.errors import DataError, HeadwaterError
-from headwater.metrics import Mean, Measure, Metric, evaluate
-from headwater.metrics.rows import Table
+from headwater.metrics import Mean, Measure
 from headwater.results.plots import tracks_plot
-from headwater.train.clips import Clips
-from headwater.train.task import Accumulator, Batch, Item
+from headwater.train.accumulators import SoundAccumulator, not_finite
+from headwater.train.task import Batch, Item
 from headwater.vocoder.distances import CEILING_HZ, FLOOR_HZ, TRACKER
 from headwater.vocoder.f0 import extract_f0, track
 from headwater.vocoder.mel import LogMel
@@ -23,9 +20,9 @@ from headwater.vocoder.objective import mel_distances, stft_distances
 from headwater.vocoder.tracks import kept_track
 from headwater.vocoder.world import FRAME_PERIOD_MS
 
-from .distances import PACKAGES, RATE, Crew, there
+from .distances import EXTRAS, RATE, THROUGH_WORLD, Crew
 
-__all__ = ["RATE", "Resyntheses", "available"]
+__all__ = ["EXTRAS", "MEASURES", "RATE", "Resyntheses"]
 
 CHOOSING = Mean("mel_l1", "mel_l1", "", higher_is_better=False)
 MEASURES: tuple[Mean, ...] = (
@@ -45,18 +42,7 @@ _CLIPS = 3
 _ORIGINAL, _COPY = "original", "resynthesis"
 
 
-def available() -> tuple[tuple[Mean, ...], list[str]]:
-    """The measures whose packages are installed, and notes on those that are not. The first one chooses on dev."""
-    missing = {package: about for package, about in PACKAGES.items() if not there(package)}
-    without = {column for columns, _ in missing.values() for column in columns}
-    notes = [
-        f"no {', '.join(columns)}: the package {package} is not installed ({install})"
-        for package, (columns, install) in missing.items()
-    ]
-    return tuple(measure for measure in MEASURES if measure.column not in without), notes
-
-
-class Resyntheses(Accumulator):
+class Resyntheses(SoundAccumulator):
     """Distances of each utterance from its original. What chooses on dev is all that dev is asked for."""
 
     def __init__(
@@ -66,12 +52,10 @@ class Resyntheses(Accumulator):
         label: str,
         judges: Sequence[JudgedColumns] = (),
     ) -> None:
-        super().__init__(measures)
+        super().__init__(measures, _CLIPS)
         self.waveform, self.label, self.judges = waveform, label, judges
         self.mel = LogMel(RATE)
         self.crew = Crew() if len(self.measures) > 1 else None
-        self.clips = Clips(_CLIPS)
-        self._rows: dict[str, dict[str, Any]] = {}
 
     def add(self, output: Any, batch: Batch) -> None:
         wav, target = self.waveform(output).detach().float(), batch.labels[self.label].float()
@@ -84,63 +68,25 @@ class Resyntheses(Accumulator):
         )
         for number, (item, original, copy) in enumerate(zip(batch.items, originals, copies, strict=True)):
             if not bool(torch.isfinite(copy).all()):
-                raise HeadwaterError(
-                    f"the resynthesis of {item.id!r} is NaN or infinite: training diverged (lower optimizer.lr), or the upstream gives such values "
-                    "(`headwater check upstream NAME` tells)"
-                )
-            self._rows[item.id] = {"id": item.id, "speaker": item.utterance.speaker, "mel_l1": mel[number]}
+                raise not_finite("the resynthesis", item.utterance)
+            self.scored[item.id] = {"id": item.id, "speaker": item.utterance.speaker, "mel_l1": mel[number]}
             if self.crew is not None:
                 # Convergence is relative to the original, and silence has nothing to be relative to.
-                self._rows[item.id]["stft_distance"] = stft[number] if bool(original.any()) else None
+                self.scored[item.id]["stft_distance"] = stft[number] if bool(original.any()) else None
                 self.crew.add(item.id, original.numpy(), copy.numpy())
                 self.clips.add(item.id, {_ORIGINAL: Signal(original, RATE), _COPY: Signal(copy, RATE)})
 
         for judge in self.judges:
             for item, columns in zip(batch.items, judge(batch.items, originals, copies), strict=True):
-                self._rows[item.id].update(columns)
+                self.scored[item.id].update(columns)
 
-    def _settle(self) -> dict[str, dict[str, Any]]:
+    def settle(self) -> None:
         for name, found in self.crew.take().items() if self.crew is not None else ():
-            self._rows[name].update(found)
-        return self._rows
-
-    def state(self) -> Any:
-        return self._settle(), self.clips.state()
-
-    def merge(self, state: Any) -> None:
-        self._settle().update(state[0])
-        self.clips.merge(state[1])
-
-    def rows(self) -> list[dict[str, Any]]:
-        found = self._settle()
-        return [found[name] for name in sorted(found)]
-
-    def result(self, seed: int = 0) -> dict[str, Metric]:
-        """A measure that is defined for no utterance (the F0 error of whispers) is left out, and the first one's note says so."""
-        table = Table(self.rows())
-        kept, left = [], []
-        for measure in self.measures:
-            try:
-                measure.value(table)
-            except DataError:
-                if measure is self.measures[0]:
-                    raise
-                left.append(measure.name)
-            else:
-                kept.append(measure)
-        found = evaluate(kept, table, seed)
-        if left:
-            first = self.measures[0].name
-            note = f"no {', '.join(left)}: defined for none of {len(table)} utterances"
-            found[first] = replace(found[first], note="; ".join(filter(None, (note, found[first].note))))
-        return found
-
-    def audio(self) -> Mapping[str, Mapping[str, Signal]]:
-        return self.clips.held
+            self.scored[name].update(found)
 
     def pictures(self) -> dict[str, bytes]:
         """F0 of what there is to listen to, of the original and of its resynthesis."""
-        if not there("pyworld") or not self.clips.held:
+        if THROUGH_WORLD.lack(RATE) is not None or not self.clips.held:
             return {}
         tracks = {
             name: {

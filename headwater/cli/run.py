@@ -15,7 +15,7 @@ from headwater.cli.shell import say
 from headwater.config import RunConfig
 from headwater.errors import UsageError
 from headwater.registry import add_plugin
-from headwater.settings import flatten, merge, parse_overrides, validate
+from headwater.settings import merge, parse_overrides, validate
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -138,12 +138,11 @@ def report(result: dict[str, Any], folder: Path | None = None) -> None:
 
 def _evaluate(args: argparse.Namespace) -> int:
     from headwater.train.outcome import score
-    from headwater.train.parts import reopen
+    from headwater.train.reopened import reopen
     from headwater.train.runner import conclusions, extract, grouped
 
     path = run_path(args.past_exp)
     overrides = merge(settings_of_flags(args), parse_overrides(args.override))
-    _only_data(overrides, BESIDES)
     parts = reopen(path, data=args.data, device=args.device, overrides=overrides, say=say, with_data=True)
     split = args.evaluate_split or "test"
     if not parts.items.get(split):
@@ -170,27 +169,9 @@ def _evaluate(args: argparse.Namespace) -> int:
     return 0
 
 
-# What may change of a finished run: it decides no numbers.
-FREE = ("store.cache", "store.budget_gib", "store.memory_gib", "upstream.ckpt")
-# Data that a task's own settings name, for -m evaluate.
-BESIDES = ("task.f0_folder", "task.judges")
-
-
-def _only_data(overrides: dict[str, Any], besides: Sequence[str] = ()) -> None:
-    other = [
-        key
-        for key, value in flatten(overrides).items()
-        if value != {} and key not in (*FREE, *besides) and not key.startswith(("data.", "batch."))
-    ]
-    if other:
-        raise UsageError(
-            f"{other[0]}: a finished run keeps its settings; only data.*, batch.*, {', '.join((*FREE, *besides))} can be given to it"
-        )
-
-
 def _predict(args: argparse.Namespace) -> int:
-    from headwater.train.parts import reopen
     from headwater.train.predict import check_name, predict, write_predictions
+    from headwater.train.reopened import reopen
 
     files = [
         *args.files,
@@ -208,7 +189,6 @@ def _predict(args: argparse.Namespace) -> int:
     flags = settings_of_flags(args)
     flags["data"].pop("path", None)
     overrides = merge(flags, parse_overrides(args.override))
-    _only_data(overrides)
     quiet = args.out is None
     parts = reopen(
         run_path(args.past_exp),

@@ -10,7 +10,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
-from headwater.config import FeatureSet
+from headwater.config import FeatureSet, Place
 from headwater.errors import DataError, UsageError
 from headwater.masked.objective import MaskedSettings, MaskedSpans
 from headwater.masked.spans import SpanSettings, compact
@@ -25,7 +25,7 @@ AT_THE_ENDS = 3
 class ClusterSettings(MaskedSettings):
     """Settings of masked prediction. The units are made by `headwater units`."""
 
-    units: str | None = Field(None, description="a folder of `headwater units`: what each frame's cluster is")
+    units: Place = Field(None, description="a folder of `headwater units`: what each frame's cluster is")
     mask: SpanSettings = Field(default_factory=lambda: SpanSettings(probability=0.8))
 
 

@@ -11,9 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headwater.errors import UsageError
+from headwater.metrics.extras import Extra
 
 INSTALL = "pip install 'headwater[separation]'"
 Samples = NDArray[np.floating[Any]]
+Band = Literal["wb", "nb"]
+RATES: dict[Band, tuple[int, ...]] = {"wb": (16000,), "nb": (8000, 16000)}  # Hz, where PESQ is defined
 
 
 class Score(NamedTuple):
@@ -23,15 +26,15 @@ class Score(NamedTuple):
     reason: str | None = None
 
 
-def pesq(reference: Samples, estimate: Samples, sample_rate: int, band: Literal["wb", "nb"]) -> Score:
+def pesq(reference: Samples, estimate: Samples, sample_rate: int, band: Band) -> Score:
     """Perceptual quality (ITU-T P.862, P.862.2), -0.5 to 4.644, of equally long signals (T,): `wb` at 16 kHz, `nb` at 8 or 16 kHz.
 
     Raises:
         UsageError: the package is not installed, or PESQ is not defined at this rate.
     """
-    if sample_rate not in ((16000,) if band == "wb" else (8000, 16000)):
-        rates = "16000 Hz" if band == "wb" else "8000 or 16000 Hz"
-        raise UsageError(f"PESQ ({band}) is defined at {rates}; these signals have {sample_rate} Hz")
+    if sample_rate not in RATES[band]:
+        rates = " or ".join(map(str, RATES[band]))
+        raise UsageError(f"PESQ ({band}) is defined at {rates} Hz; these signals have {sample_rate} Hz")
     measure = _function("pesq", "PESQ")
     return _score(lambda: measure(sample_rate, reference, estimate, band), reference, estimate)
 
@@ -44,6 +47,19 @@ def stoi(reference: Samples, estimate: Samples, sample_rate: int, *, extended: b
     """
     measure = _function("pystoi", "STOI")
     return _score(lambda: measure(reference, estimate, sample_rate, extended), reference, estimate)
+
+
+STOI = Extra("pystoi", INSTALL, ("stoi",), lambda s, e, rate: {"stoi": stoi(s, e, rate).value})
+ESTOI = Extra("pystoi", INSTALL, ("estoi",), lambda s, e, rate: {"estoi": stoi(s, e, rate, extended=True).value})
+# At both rates, and so of another band at each; and of the wide band alone.
+PESQ = Extra("pesq", INSTALL, ("pesq",), lambda s, e, rate: {"pesq": pesq(s, e, rate, _band(rate)).value}, RATES["nb"])
+PESQ_WB = Extra(
+    "pesq", INSTALL, ("pesq_wb",), lambda s, e, rate: {"pesq_wb": pesq(s, e, rate, "wb").value}, RATES["wb"]
+)
+
+
+def _band(rate: int) -> Band:
+    return "wb" if rate in RATES["wb"] else "nb"
 
 
 def _function(package: str, what: str) -> Callable[..., Any]:

@@ -10,10 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from headwater.errors import DataError, HeadwaterError
+from headwater.errors import DataError
 from headwater.metrics import Metric, Ratio, evaluate
 from headwater.nn.lengths import frame_index, mask
-from headwater.train.task import IGNORE, Accumulator, Batch, Specification, Task
+from headwater.train.accumulators import RowAccumulator, not_finite
+from headwater.train.task import IGNORE, Batch, Specification, Task
 
 if TYPE_CHECKING:
     from headwater.metrics import Measure
@@ -42,7 +43,7 @@ def targets(output: Tensor, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
     return output[valid], labels[row], row
 
 
-class ClassificationAccumulator(Accumulator):
+class ClassificationAccumulator(RowAccumulator):
     """Correct and total by utterance, the prediction where there is one an utterance, and the confusion matrix.
 
     The chance of its accuracy is that of always naming the commonest class of what was scored, each label counted as often as accuracy counts it: frames where
@@ -52,7 +53,6 @@ class ClassificationAccumulator(Accumulator):
     def __init__(self, measures: Sequence[Measure], classes: Sequence[str]) -> None:
         super().__init__(measures)
         self.classes = list(classes)
-        self._rows: dict[str, dict[str, Any]] = {}
         self._confusion = np.zeros((len(classes), len(classes)), dtype=np.int64)
         self._pending: list[tuple[Batch, Tensor, Tensor, Tensor | None, Tensor]] = []
         # One for all batches: of thousands of classes, one a batch would fill the memory.
@@ -71,14 +71,11 @@ class ClassificationAccumulator(Accumulator):
         answers = predictions if output.dim() == 2 else None
         self._pending.append((batch, correct, total, answers, torch.isfinite(logits).all()))
 
-    def _settle(self) -> None:
+    def settle(self) -> None:
         for batch, correct, total, predictions, finite in self._pending:
             if not bool(finite):
                 # The largest of NaNs is the first class: a number without meaning, and nothing that shows it.
-                raise HeadwaterError(
-                    f"the head answers NaN or infinity to {batch.items[0].id!r} or another of its batch: training diverged (lower optimizer.lr), "
-                    "or the upstream gives such values (`headwater check upstream NAME` tells)"
-                )
+                raise not_finite("an answer to the batch", batch.items[0].utterance)
             counts = zip(batch.items, correct.tolist(), total.tolist(), strict=True)
             answers = predictions.tolist() if predictions is not None else None
             for position, (item, hits, of) in enumerate(counts):
@@ -86,24 +83,18 @@ class ClassificationAccumulator(Accumulator):
                 if answers is not None:
                     row["label"] = self.classes[int(item.labels["class"])]
                     row["prediction"] = self.classes[answers[position]]
-                self._rows[item.id] = row
+                self.scored[item.id] = row
         self._pending.clear()
         if self._pairs is not None:
             self._confusion += self._pairs.cpu().numpy().reshape(self._confusion.shape)
             self._pairs = None
 
-    def state(self) -> dict[str, Any]:
-        self._settle()
-        return {"rows": self._rows, "confusion": self._confusion}
+    def state(self) -> Any:
+        return {"rows": super().state(), "confusion": self._confusion}
 
     def merge(self, state: Mapping[str, Any]) -> None:
-        self._settle()
-        self._rows.update(state["rows"])
+        super().merge(state["rows"])
         self._confusion = self._confusion + state["confusion"]
-
-    def rows(self) -> list[dict[str, Any]]:
-        self._settle()
-        return [self._rows[name] for name in sorted(self._rows)]
 
     def result(self, seed: int = 0) -> dict[str, Metric]:
         counts = self.confusion().sum(1)
@@ -116,12 +107,12 @@ class ClassificationAccumulator(Accumulator):
 
     def confusion(self) -> np.ndarray:
         """(C, C) int64 counts, rows the labels, columns the predictions."""
-        self._settle()
+        self.settle()
         return self._confusion
 
     def pictures(self) -> dict[str, bytes]:
         """The confusion of frames, which their rows do not hold; that of utterances is drawn from the rows."""
-        if not self._rows or all("prediction" in row for row in self._rows.values()):
+        if not self.scored or all("prediction" in row for row in self.scored.values()):
             return {}
         from headwater.results import plots
 

@@ -162,6 +162,11 @@ def only(corpus: Corpus, where: Mapping[str, str]) -> Corpus:
     return corpus
 
 
+def needed_splits(alone: bool) -> tuple[str, ...]:
+    """What a task needs: the test alone where a finished run is scored again or nothing is trained, else train and dev, too."""
+    return ("test",) if alone else ("train", "dev", "test")
+
+
 def measured(
     corpus: Corpus,
     data: DataConfig,

@@ -13,7 +13,7 @@ from headwater.errors import DataError
 from headwater.nn.heads import FrameClassifier, PooledLinear
 from headwater.nn.upstream import UpstreamSpec
 from headwater.train.classification import ClassificationTask
-from headwater.train.corpora import load_corpus, measured
+from headwater.train.corpora import load_corpus, measured, needed_splits
 from headwater.train.task import Item
 
 
@@ -52,8 +52,8 @@ class LabelledTask(ClassificationTask):
         trained = hasattr(self, "spec")
         corpus = load_corpus(self.data, self.demo)
         self._check_labels(corpus)
-        needed = ("test",) if trained else ("train", "dev", "test")
-        data = measured(corpus, self.data, seed=self.seed, rate=16000, needed=needed, by=self.split_by(corpus))
+        needed, by = needed_splits(trained), self.split_by(corpus)
+        data = measured(corpus, self.data, seed=self.seed, rate=16000, needed=needed, by=by)
         self.notes += data.notes
         self.description = data.describe(self.data.path, 16000)
         parts = {

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 import headwater
 from headwater.audio.io import resampled
-from headwater.config import ExtractConfig, FeatureSet, GridConfig, RunConfig
+from headwater.config import ExtractConfig, FeatureSet, RunConfig
 from headwater.data.features import common_features, features_of_file, is_features
 from headwater.errors import DataError, HeadwaterError, UsageError
 from headwater.identity import numbers
@@ -21,11 +21,9 @@ from headwater.loading import load_upstream
 from headwater.nn.featurizer import Featurizer
 from headwater.nn.upstream import Upstream
 from headwater.probes.heads import head_for
-from headwater.probes.knn import NearestNeighbours
 from headwater.registry import downstreams
-from headwater.results.bundle import read_model, register_plugins, source_sha256
-from headwater.results.run import RunFolder
-from headwater.settings import merge, validate
+from headwater.results.bundle import source_sha256
+from headwater.settings import validate
 from headwater.store import Bank
 from headwater.train.corpora import Reader
 from headwater.train.distributed import World, local_device
@@ -33,12 +31,9 @@ from headwater.train.feed import Feed, Listen, keeps_nothing, listens
 from headwater.train.kept import GIB, bank_for, contents_of, open_store, plan_features
 from headwater.train.probe import Probe, freeze
 from headwater.train.task import Item, Task
-from headwater.weights import read_header, read_safetensors, state_sha256
+from headwater.weights import read_safetensors, state_sha256
 
 Say = Callable[[str], None]
-
-
-OF_ONE_CORPUS = ("root", "train_list", "dev_list", "test_list", "split_file", "asv_scores")
 
 
 @dataclass
@@ -81,12 +76,18 @@ class Prepared:
         return contents_of(self.utterances(), self.config, rates, self.world.first)
 
 
-def build_task(config: RunConfig) -> Task:
-    """The task that `config.downstream` names, with its checked settings."""
+def task_class(config: RunConfig) -> type[Task]:
+    """The task that `config.downstream` names."""
     card = downstreams[config.downstream]
     expert = card.load()
     if not (isinstance(expert, type) and issubclass(expert, Task)):
         raise UsageError(f"downstream {config.downstream!r}: {card.expert} is no headwater Task")
+    return expert
+
+
+def build_task(config: RunConfig) -> Task:
+    """That task, with its checked settings."""
+    expert = task_class(config)
     return expert(validate(expert.Config, config.task, "task"), config.data, config.seed)
 
 
@@ -298,7 +299,7 @@ def identity_of(parts: Prepared, *, initialised: bool = False) -> dict[str, Any]
         "headwater": headwater.__version__,
         "plugins": [source_sha256(card.folder) for card in cards if card.plugin is not None],
         "init_sha256": state_sha256(parts.probe) if initialised else None,
-        **numbers(parts.config),
+        **numbers(parts.config, task=parts.task.Config),
         "upstream.name": parts.upstream.card.name,
         "downstream": downstreams[parts.config.downstream].name,
         "data.sha256": parts.task.description.get("sha256"),
@@ -325,58 +326,3 @@ def misfits(module: nn.Module, state: Mapping[str, Tensor]) -> list[str]:
         for name in sorted({*own, *state})
         if name not in own or name not in state or own[name].shape != state[name].shape
     ]
-
-
-def load_exactly(module: nn.Module, file: Path) -> None:
-    """Fill a part of a run from its folder. `DataError` where the file is of another one."""
-    state = read_safetensors(file)
-    for prefix, part in module.named_modules():
-        if isinstance(part, NearestNeighbours):
-            part.make_room({name: state[f"{prefix}.{name}"] for name in ("labels", "k") if f"{prefix}.{name}" in state})
-    if wrong := misfits(module, state):
-        raise DataError(
-            f"{file} is not of the run that config.yaml and model.json describe; {', '.join(wrong[:5])} differ(s) in name or shape"
-        )
-    module.load_state_dict(state)
-
-
-def reopen(
-    path: Path, *, data: str | None, device: str | None, overrides: dict[str, Any], say: Say, with_data: bool
-) -> Prepared:
-    """A finished run from its folder alone, with its trained probe; `data` takes the place of its own corpus."""
-    place = RunFolder(path)
-    if not place.finished:
-        raise UsageError(f"{path} is no finished run: it has no result.json")
-    model = read_model(place)
-    register_plugins(path, model["plugins"])
-    # What says where the run's own corpus lies, and how it is split, would be wrong of another.
-    other: dict[str, Any] = {}
-    if data is not None:
-        other = {"data": {**dict.fromkeys(OF_ONE_CORPUS), "reader": "auto", "splits": "whole", "path": data}}
-    # Of a grid, the folder holds the arm that was asked for.
-    other["grid"] = GridConfig().model_dump()
-    bundled = path / "upstream.safetensors"
-    # Where bundled weights say what they are, those that the settings name need not be there any more.
-    if bundled.is_file() and read_header(bundled):
-        other["upstream"] = {"ckpt": str(bundled)}
-    settings = merge(place.config().model_dump(), other, overrides)
-    config = validate(RunConfig, settings)
-    task = build_task(config)
-    try:
-        task.restore(model["task"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise DataError(
-            f"{path / 'model.json'}: the key 'task' is broken ({error!r}); train again with --fresh"
-        ) from None
-    items = task.corpora() if with_data else {}
-    parts = prepare(config, device=device, say=say, items=items, task=task)
-    if bundled.is_file():
-        load_exactly(parts.upstream, bundled)
-        parts.weights_sha256 = state_sha256(parts.upstream)
-    if parts.weights_sha256 != model["upstream"].get("weights_sha256"):
-        raise HeadwaterError(
-            f"upstream {config.upstream.name!r} has other weights now than when {path} was made; name the file it was trained on with -k"
-        )
-    load_exactly(parts.probe, path / "model.safetensors")
-    parts.probe.eval()
-    return parts

@@ -217,7 +217,7 @@ def identity_of(parts: Prepared) -> dict[str, Any]:
     return {
         "headwater": headwater.__version__,
         **({"plugins": [source_sha256(card.folder)]} if card.plugin is not None else {}),
-        **numbers(parts.config),
+        **numbers(parts.config, model=parts.objective.Config),
         "objective": card.name,
         "data.sha256": parts.speech.description["sha256"],
         "ranks": parts.world.ranks,
@@ -253,7 +253,7 @@ def pretrain(
         return None
     try:
         if world.first:
-            place.begin(anchored(config), identity, fresh=fresh)
+            place.begin(anchored(config, model=parts.objective.Config), identity, fresh=fresh)
         world.barrier()
         standing = fit(parts.work, config, place.path, world=world, device=parts.device)
         rows = parts.work.losses() if parts.work.dev else []

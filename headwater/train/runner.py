@@ -117,7 +117,7 @@ def run(
     seconds = {"extract_s": extract(parts)}
     try:
         if parts.world.first:
-            place.begin(anchored(config), identity, fresh=fresh)
+            place.begin(anchored(config, task=parts.task.Config), identity, fresh=fresh)
         parts.world.barrier()
         outcome = fit_probe(parts) if config.probe != "head" else train(parts, place)
         seconds["train_s"] = outcome.seconds
