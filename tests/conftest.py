@@ -6,13 +6,19 @@ import importlib.util
 import os
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
+from typing import TYPE_CHECKING
 
 import pytest
 from filelock import FileLock
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from headwater.nn.upstream import Upstream
 
 ROOT = Path(__file__).resolve().parent.parent
 SHARED = ROOT.parent / "shared"
@@ -118,6 +124,46 @@ def fresh_registry(monkeypatch: pytest.MonkeyPatch) -> None:
     for registry in registries.values():
         monkeypatch.setattr(registry, "_cards", dict(registry.cards))
         monkeypatch.setattr(registry, "_aliases", dict(registry._aliases))
+
+
+@pytest.fixture()
+def tiny_corpus(tmp_path: Path) -> Path:
+    """A table of 15 utterances of three speakers."""
+    from task_runs import tiny
+
+    return tiny(tmp_path / "corpus")
+
+
+@pytest.fixture(scope="module")
+def tone_corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The list of 30 utterances of tones, and their labels beside it."""
+    from loops import tones
+
+    return tones(tmp_path_factory.mktemp("corpus"))
+
+
+@pytest.fixture(scope="module")
+def loop_model(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The name of an upstream with a batch norm, registered for a module."""
+    from loops import registered
+
+    with registered(tmp_path_factory.mktemp("plugin")) as name:
+        yield name
+
+
+@pytest.fixture(scope="module")
+def stored_upstream() -> Upstream:
+    from stored_features import three
+
+    return three()
+
+
+@pytest.fixture(scope="module")
+def stored_answers(stored_upstream: Upstream) -> dict[str, list[Tensor]]:
+    """What is right of a store: computed anew, kept nowhere."""
+    from stored_features import Frozen, answers
+
+    return answers(Frozen(stored_upstream, None))
 
 
 @pytest.fixture(scope="session")

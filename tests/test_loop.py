@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
-from loops import prepared, registered, same, tones, train, trained, trainer_of
+from loops import prepared, same, train, trained, trainer_of
 from torch import Tensor, nn
 
 from headwater.errors import UsageError
@@ -16,40 +15,28 @@ from headwater.train.checkpoint import Checkpoint
 from headwater.train.feed import Ready
 from headwater.train.loop import Trainer
 
-
-@pytest.fixture(scope="module")
-def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tones(tmp_path_factory.mktemp("corpus"))
-
-
-@pytest.fixture(scope="module")
-def plugin(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with registered(tmp_path_factory.mktemp("plugin")) as name:
-        yield name
-
-
 PLAIN = "specaug=null,,optimizer.name=SGD,,optimizer.lr=1.0,,runner.gradient_clipping=1e9"
 
 
-def after_one_step(corpus: Path, folder: Path, groups: list[list[int]], *overrides: str) -> dict[str, Tensor]:
+def after_one_step(tone_corpus: Path, folder: Path, groups: list[list[int]], *overrides: str) -> dict[str, Tensor]:
     """The weights after a step over these micro-batches."""
-    parts = prepared(corpus, PLAIN, *overrides)
+    parts = prepared(tone_corpus, PLAIN, *overrides)
     trainer = trainer_of(parts, folder)
     items = [[parts.items["train"][number] for number in group] for group in groups]
     trainer._step([(ready, 1.0) for ready in parts.feed(items)])
     return dict(parts.probe.state_dict())
 
 
-def test_accumulated_micro_batches_are_one_batch_of_their_union(corpus: Path, tmp_path: Path) -> None:
-    whole = after_one_step(corpus, tmp_path, [[0, 1, 2, 3, 4, 5]])
-    parts = after_one_step(corpus, tmp_path, [[4], [0, 3, 5], [1, 2]])
+def test_accumulated_micro_batches_are_one_batch_of_their_union(tone_corpus: Path, tmp_path: Path) -> None:
+    whole = after_one_step(tone_corpus, tmp_path, [[0, 1, 2, 3, 4, 5]])
+    parts = after_one_step(tone_corpus, tmp_path, [[4], [0, 3, 5], [1, 2]])
     for name in whole:
         torch.testing.assert_close(parts[name], whole[name], rtol=1e-6, atol=1e-6)
-    assert not same(whole, after_one_step(corpus, tmp_path, [[0, 1, 2, 3, 4]]))
+    assert not same(whole, after_one_step(tone_corpus, tmp_path, [[0, 1, 2, 3, 4]]))
 
 
-def test_the_gradient_is_that_of_the_mean_over_all_labels_of_a_step(corpus: Path, tmp_path: Path) -> None:
-    parts = prepared(corpus, PLAIN)
+def test_the_gradient_is_that_of_the_mean_over_all_labels_of_a_step(tone_corpus: Path, tmp_path: Path) -> None:
+    parts = prepared(tone_corpus, PLAIN)
     groups = [parts.items["train"][:1], parts.items["train"][1:6]]
     logits, labels = [], []
     for ready in parts.feed(groups):
@@ -59,13 +46,13 @@ def test_the_gradient_is_that_of_the_mean_over_all_labels_of_a_step(corpus: Path
     assert len(labels[0]) != len(labels[1]) / 5, "frame counts must differ, or a mean of means would pass"
     nn.functional.cross_entropy(torch.cat(logits), torch.cat(labels)).backward()
     expected = {name: (p - p.grad).detach() for name, p in parts.probe.named_parameters() if p.grad is not None}
-    found = after_one_step(corpus, tmp_path, [[0], [1, 2, 3, 4, 5]])
+    found = after_one_step(tone_corpus, tmp_path, [[0], [1, 2, 3, 4, 5]])
     for name in expected:
         torch.testing.assert_close(found[name], expected[name], rtol=1e-5, atol=1e-6)
 
 
 def test_the_last_partial_window_of_an_epoch_is_a_step_and_epochs_make_honest_totals(
-    corpus: Path, tmp_path: Path
+    tone_corpus: Path, tmp_path: Path
 ) -> None:
     seen: list[list[str]] = []
 
@@ -74,7 +61,7 @@ def test_the_last_partial_window_of_an_epoch_is_a_step_and_epochs_make_honest_to
             seen.append([name for ready, _ in window for name in ready.batch.ids])
             super()._step(window)
 
-    parts = prepared(corpus, "runner.epochs=2,,runner.gradient_accumulate_steps=2")
+    parts = prepared(tone_corpus, "runner.epochs=2,,runner.gradient_accumulate_steps=2")
     trainer = trainer_of(parts, tmp_path, Spy)
     standing = trainer.fit()
     every = sorted(item.id for item in parts.items["train"])
@@ -86,10 +73,10 @@ def test_the_last_partial_window_of_an_epoch_is_a_step_and_epochs_make_honest_to
     assert standing.history[-1]["step"] == 6
 
 
-def test_features_computed_anew_give_the_same_run_as_kept_ones(corpus: Path, tmp_path: Path) -> None:
-    kept = trained(corpus, tmp_path / "kept")
-    anew = trained(corpus, tmp_path / "anew", "store.memory_gib=0,,store.cache=false")
-    filled = prepared(corpus)
+def test_features_computed_anew_give_the_same_run_as_kept_ones(tone_corpus: Path, tmp_path: Path) -> None:
+    kept = trained(tone_corpus, tmp_path / "kept")
+    anew = trained(tone_corpus, tmp_path / "anew", "store.memory_gib=0,,store.cache=false")
+    filled = prepared(tone_corpus)
     runner.extract(filled)
     assert all(filled.feed.store.holds(item) for item in filled.utterances())
     train(filled, tmp_path / "filled")
@@ -99,9 +86,9 @@ def test_features_computed_anew_give_the_same_run_as_kept_ones(corpus: Path, tmp
     assert kept[0].history == anew[0].history == state["standing"]["history"]
 
 
-def test_a_pooled_run_is_the_run_on_frames(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_pooled_run_is_the_run_on_frames(tone_corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def run(name: str) -> tuple[bool, dict[str, Tensor]]:
-        parts = prepared(corpus, "specaug=null,,optimizer.name=SGD,,optimizer.lr=1e-3", task="speaker")
+        parts = prepared(tone_corpus, "specaug=null,,optimizer.name=SGD,,optimizer.lr=1e-3", task="speaker")
         train(parts, tmp_path / name)
         return parts.feed.store.pooled, dict(parts.probe.state_dict())
 
@@ -113,8 +100,8 @@ def test_a_pooled_run_is_the_run_on_frames(corpus: Path, tmp_path: Path, monkeyp
         torch.testing.assert_close(on_means[name], on_frames[name], rtol=1e-5, atol=1e-5)
 
 
-def test_a_frozen_upstream_stays_in_eval_mode_and_unchanged(corpus: Path, tmp_path: Path, plugin: str) -> None:
-    parts = prepared(corpus, "optimizer.weight_decay=0.1", upstream=plugin)
+def test_a_frozen_upstream_stays_in_eval_mode_and_unchanged(tone_corpus: Path, tmp_path: Path, loop_model: str) -> None:
+    parts = prepared(tone_corpus, "optimizer.weight_decay=0.1", upstream=loop_model)
     before = {name: value.clone() for name, value in parts.upstream.state_dict().items()}
     modes = []
     parts.upstream.register_forward_pre_hook(lambda module, inputs: modes.append(module.training))
@@ -126,9 +113,9 @@ def test_a_frozen_upstream_stays_in_eval_mode_and_unchanged(corpus: Path, tmp_pa
 
 
 def test_fine_tuning_changes_the_upstream_but_not_what_is_frozen_nor_its_batch_norm(
-    corpus: Path, tmp_path: Path, plugin: str
+    tone_corpus: Path, tmp_path: Path, loop_model: str
 ) -> None:
-    parts = prepared(corpus, "upstream.trainable=true,,upstream.freeze=[module.second]", upstream=plugin)
+    parts = prepared(tone_corpus, "upstream.trainable=true,,upstream.freeze=[module.second]", upstream=loop_model)
     before = {name: value.clone() for name, value in parts.upstream.state_dict().items()}
     train(parts, tmp_path)
     changed = {name for name, value in parts.upstream.state_dict().items() if not torch.equal(value, before[name])}
@@ -136,12 +123,14 @@ def test_fine_tuning_changes_the_upstream_but_not_what_is_frozen_nor_its_batch_n
         "module.first.weight", "module.first.bias", "module.norm.weight", "module.norm.bias",
     }  # fmt: skip
     with pytest.raises(UsageError, match="no parameter of 'LoopModel' starts with 'modules'"):
-        prepared(corpus, "upstream.trainable=true,,upstream.freeze=[modules]", upstream=plugin)
+        prepared(tone_corpus, "upstream.trainable=true,,upstream.freeze=[modules]", upstream=loop_model)
 
 
-def test_the_upstream_learns_at_its_own_rate(corpus: Path, tmp_path: Path, plugin: str) -> None:
+def test_the_upstream_learns_at_its_own_rate(tone_corpus: Path, tmp_path: Path, loop_model: str) -> None:
     parts = prepared(
-        corpus, "upstream.trainable=true,,upstream.lr=1e-5,,optimizer.name=SGD,,optimizer.lr=0.5", upstream=plugin
+        tone_corpus,
+        "upstream.trainable=true,,upstream.lr=1e-5,,optimizer.name=SGD,,optimizer.lr=0.5",
+        upstream=loop_model,
     )
     rates = {
         id(parameter): group["lr"]
@@ -151,16 +140,16 @@ def test_the_upstream_learns_at_its_own_rate(corpus: Path, tmp_path: Path, plugi
     for name, parameter in parts.probe.named_parameters():
         assert rates[id(parameter)] == (1e-5 if name.startswith("upstream.") else 0.5)
     assert len(rates) == len(list(parts.probe.parameters()))
-    one_rate = trainer_of(prepared(corpus, "upstream.trainable=true", upstream=plugin), tmp_path).optimizer
+    one_rate = trainer_of(prepared(tone_corpus, "upstream.trainable=true", upstream=loop_model), tmp_path).optimizer
     assert {group["lr"] for group in one_rate.param_groups} == {0.01}
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
 def test_half_precision_trains_full_precision_weights_to_a_finite_result(
-    precision: str, corpus: Path, tmp_path: Path
+    precision: str, tone_corpus: Path, tmp_path: Path
 ) -> None:
-    standing, weights = trained(corpus, tmp_path, f"runner.precision={precision}", task="phone_1hidden")
-    full, reference = trained(corpus, tmp_path / "full", task="phone_1hidden")
+    standing, weights = trained(tone_corpus, tmp_path, f"runner.precision={precision}", task="phone_1hidden")
+    full, reference = trained(tone_corpus, tmp_path / "full", task="phone_1hidden")
     assert all(value.isfinite().all() and value.dtype == torch.float32 for value in weights.values())
     losses, expected = ([row["loss"] for row in each.history if "loss" in row] for each in (standing, full))
     assert losses == pytest.approx(expected, rel=0.05) and losses != expected

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from loops import prepared, same, tones, train, trained
+from loops import prepared, same, train, trained
 from torch import nn
 
 from headwater.nn.lengths import frame_index
@@ -19,21 +19,16 @@ from headwater.train.outcome import score
 from headwater.train.task import Item
 
 
-@pytest.fixture(scope="module")
-def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tones(tmp_path_factory.mktemp("corpus"))
-
-
-def test_dev_can_be_scored_by_epochs_however_many_steps_they_have(corpus: Path, tmp_path: Path) -> None:
-    standing, _ = trained(corpus, tmp_path, "runner.epochs=5,,runner.eval_epochs=2,,runner.save_step=1000")
+def test_dev_can_be_scored_by_epochs_however_many_steps_they_have(tone_corpus: Path, tmp_path: Path) -> None:
+    standing, _ = trained(tone_corpus, tmp_path, "runner.epochs=5,,runner.eval_epochs=2,,runner.save_step=1000")
     # 18 utterances are five steps an epoch; the last step is scored in any case.
     assert [row["step"] for row in standing.history if "dev" in row] == [10, 20, 25]
 
 
-def test_evaluation_leaves_the_random_state_of_training_alone(corpus: Path, tmp_path: Path) -> None:
+def test_evaluation_leaves_the_random_state_of_training_alone(tone_corpus: Path, tmp_path: Path) -> None:
     ends = []
     for number, often in enumerate((2, 5)):
-        parts = prepared(corpus, f"runner.total_steps=10,,runner.eval_step={often}")
+        parts = prepared(tone_corpus, f"runner.total_steps=10,,runner.eval_step={often}")
         # A head that draws random numbers whenever it is asked, in evaluation too.
         parts.probe.head.register_forward_hook(lambda module, inputs, output: output + 0 * torch.rand(1))
         train(parts, tmp_path / str(number))
@@ -46,8 +41,8 @@ def test_evaluation_leaves_the_random_state_of_training_alone(corpus: Path, tmp_
     assert losses[0] == losses[1]
 
 
-def test_specaugment_never_touches_evaluation(corpus: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    plain, augmented = (prepared(corpus, *extra) for extra in (["specaug=null"], []))
+def test_specaugment_never_touches_evaluation(tone_corpus: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain, augmented = (prepared(tone_corpus, *extra) for extra in (["specaug=null"], []))
     rows = [score(parts, ["dev"])["dev"].rows() for parts in (plain, augmented)]
     assert rows[0] == rows[1]
     modes = []
@@ -61,7 +56,7 @@ def test_specaugment_never_touches_evaluation(corpus: Path, monkeypatch: pytest.
 
 
 def test_a_tie_on_dev_goes_to_the_later_step_and_patience_counts_what_is_not_better(
-    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tone_corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     values = iter([50.0, 60.0, 60.0, 55.0, 99.0])
 
@@ -70,12 +65,12 @@ def test_a_tie_on_dev_goes_to_the_later_step_and_patience_counts_what_is_not_bet
             return next(values)
 
     monkeypatch.setattr(probing, "evaluate", lambda *arguments: Fixed())
-    standing, _ = trained(corpus, tmp_path, "runner.total_steps=20,,runner.patience=2")
+    standing, _ = trained(tone_corpus, tmp_path, "runner.total_steps=20,,runner.patience=2")
     assert (standing.step, standing.best_step, standing.best, standing.done) == (16, 12, 60.0, True)
 
 
-def test_without_dev_the_last_step_is_chosen(corpus: Path, tmp_path: Path) -> None:
-    parts = prepared(corpus)
+def test_without_dev_the_last_step_is_chosen(tone_corpus: Path, tmp_path: Path) -> None:
+    parts = prepared(tone_corpus)
     parts.items["dev"] = []
     standing = train(parts, tmp_path)
     assert standing.best_step == standing.step == 12 and standing.best is None
@@ -84,7 +79,7 @@ def test_without_dev_the_last_step_is_chosen(corpus: Path, tmp_path: Path) -> No
 
 
 def test_the_best_weights_of_dev_are_left_in_the_probe(
-    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tone_corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     values, held = iter([10.0, 90.0, 20.0]), []
 
@@ -99,16 +94,16 @@ def test_the_best_weights_of_dev_are_left_in_the_probe(
     shared: list[int] = []
     monkeypatch.setattr(World, "share", lambda world, module: shared.append(len(held)))
     monkeypatch.setattr(probing, "evaluate", fixed)
-    parts = prepared(corpus)
+    parts = prepared(tone_corpus)
     standing = train(parts, tmp_path)
     assert shared == [0, 1, 2]  # every process scores what the first one has, each time
     assert standing.best_step == 8 and same(dict(parts.probe.state_dict()), held[1]) and not same(held[1], held[2])
     assert [file.name for file in (tmp_path / "checkpoint").iterdir() if file.suffix != ".pt"] == ["best-8.safetensors"]
 
 
-def test_labels_are_paired_with_frames_in_time_and_each_once(corpus: Path) -> None:
+def test_labels_are_paired_with_frames_in_time_and_each_once(tone_corpus: Path) -> None:
     for upstream in ("fbank_no_cmvn", "mel", "stft_mag"):
-        parts = prepared(corpus, upstream=upstream)
+        parts = prepared(tone_corpus, upstream=upstream)
         ready = next(iter(parts.feed([parts.items["train"][:5]])))
         assert ready.states is not None
         output = torch.arange(ready.states[0].shape[1])[None, :, None].expand(5, -1, 1)
@@ -122,8 +117,8 @@ def test_labels_are_paired_with_frames_in_time_and_each_once(corpus: Path) -> No
             assert int(frames[rows == row].max()) < int(ready.lengths[row])
 
 
-def test_history_and_result_are_strict_json(corpus: Path, tmp_path: Path) -> None:
-    standing, _ = trained(corpus, tmp_path)
+def test_history_and_result_are_strict_json(tone_corpus: Path, tmp_path: Path) -> None:
+    standing, _ = trained(tone_corpus, tmp_path)
     assert json.loads(json.dumps(standing.history, allow_nan=False)) == standing.history
     assert [row["step"] for row in standing.history if "loss" in row] == [3, 6, 9, 12]
     assert [row["step"] for row in standing.history if "dev" in row] == [4, 8, 12]

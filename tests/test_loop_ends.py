@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ import pytest
 import soundfile
 import torch
 from corpora import make_corpus
-from loops import prepared, registered, same, tones, trainer_of
+from loops import prepared, same, trainer_of
 from torch import Tensor
 
 from headwater.cli.run import main as run_downstream
@@ -26,19 +25,8 @@ from headwater.train.outcome import score
 from headwater.train.task import Batch
 
 
-@pytest.fixture(scope="module")
-def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tones(tmp_path_factory.mktemp("corpus"))
-
-
-@pytest.fixture(scope="module")
-def plugin(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with registered(tmp_path_factory.mktemp("plugin")) as name:
-        yield name
-
-
 def test_steps_that_loss_scaling_leaves_out_are_counted_and_no_end_of_them_is_an_error(
-    corpus: Path, tmp_path: Path
+    tone_corpus: Path, tmp_path: Path
 ) -> None:
     def blow(trainer: Trainer, steps: int) -> None:
         step = trainer._step
@@ -53,20 +41,20 @@ def test_steps_that_loss_scaling_leaves_out_are_counted_and_no_end_of_them_is_an
 
         trainer._step = blown  # type: ignore[method-assign]
 
-    trainer = trainer_of(prepared(corpus, "runner.precision=fp16"), tmp_path / "some")
+    trainer = trainer_of(prepared(tone_corpus, "runner.precision=fp16"), tmp_path / "some")
     before = {name: value.clone() for name, value in trainer.work.module.state_dict().items()}
     blow(trainer, 5)
     standing = trainer.fit()
     assert [row["skipped"] for row in standing.history if "loss" in row] == [3, 5, 5, 5]
     assert not same(before, dict(trainer.work.module.state_dict()))
-    endless = trainer_of(prepared(corpus, "runner.precision=fp16,,runner.total_steps=40"), tmp_path / "endless")
+    endless = trainer_of(prepared(tone_corpus, "runner.precision=fp16,,runner.total_steps=40"), tmp_path / "endless")
     blow(endless, 40)
     with pytest.raises(HeadwaterError, match="training diverged: the gradient was NaN or infinite in all steps up to"):
         endless.fit()
 
 
-def test_a_gradient_that_is_no_number_ends_the_run_at_its_step(corpus: Path, tmp_path: Path) -> None:
-    parts = prepared(corpus)
+def test_a_gradient_that_is_no_number_ends_the_run_at_its_step(tone_corpus: Path, tmp_path: Path) -> None:
+    parts = prepared(tone_corpus)
     trainer = trainer_of(parts, tmp_path)
     weight = next(parts.probe.head.parameters())
     weight.register_hook(lambda gradient: gradient * (torch.nan if trainer.standing.step == 6 else 1.0))
@@ -77,12 +65,12 @@ def test_a_gradient_that_is_no_number_ends_the_run_at_its_step(corpus: Path, tmp
 
 
 def test_a_learning_rate_beyond_reason_is_an_error_and_no_result(
-    corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tone_corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = tmp_path / "run"
     code = guarded(run_downstream, [
-        "-u", "fbank_no_cmvn", "-d", "phone_1hidden", "--data", str(corpus), "-p", str(folder),
-        "-o", f"data.labels={corpus.parent / 'phones.txt'},,optimizer.name=SGD,,optimizer.lr=1e30,,runner.total_steps=20",
+        "-u", "fbank_no_cmvn", "-d", "phone_1hidden", "--data", str(tone_corpus), "-p", str(folder),
+        "-o", f"data.labels={tone_corpus.parent / 'phones.txt'},,optimizer.name=SGD,,optimizer.lr=1e30,,runner.total_steps=20",
     ])  # fmt: skip
     assert code == 1 and not (folder / "result.json").exists()
     error = capsys.readouterr().err
@@ -93,9 +81,9 @@ def test_a_learning_rate_beyond_reason_is_an_error_and_no_result(
     "error", [torch.OutOfMemoryError("CUDA"), RuntimeError("DefaultCPUAllocator: can't allocate memory")]
 )
 def test_running_out_of_memory_says_at_which_step_and_what_to_lower(
-    error: RuntimeError, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    error: RuntimeError, tone_corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    parts = prepared(corpus)
+    parts = prepared(tone_corpus)
     loss, calls = parts.task.loss, []
 
     def greedy(output: Any, batch: Batch) -> tuple[Tensor, Tensor]:
@@ -112,15 +100,15 @@ def test_running_out_of_memory_says_at_which_step_and_what_to_lower(
         score(parts, ["dev"])
 
 
-def test_other_errors_keep_their_name(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    parts = prepared(corpus)
+def test_other_errors_keep_their_name(tone_corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    parts = prepared(tone_corpus)
     monkeypatch.setattr(parts.task, "loss", lambda output, batch: output @ torch.zeros(1, 1, 1, 1, 99))
     with pytest.raises(RuntimeError, match="size"):
         trainer_of(parts, tmp_path).fit()
 
 
-def test_an_empty_training_split_is_an_error_and_no_endless_loop(corpus: Path, tmp_path: Path) -> None:
-    parts = prepared(corpus)
+def test_an_empty_training_split_is_an_error_and_no_endless_loop(tone_corpus: Path, tmp_path: Path) -> None:
+    parts = prepared(tone_corpus)
     for change in ({"train": []}, {}):
         parts.items = {**{name: parts.items[name] for name in ("dev", "test")}, **change}
         with pytest.raises(DataError, match="no utterances to train on"):
@@ -129,7 +117,7 @@ def test_an_empty_training_split_is_an_error_and_no_endless_loop(corpus: Path, t
 
 @pytest.mark.parametrize("way", ["kept", "anew", "fine-tuned"])
 def test_audio_found_broken_while_decoding_is_named_and_no_run_is_left(
-    way: str, tmp_path: Path, plugin: str, capsys: pytest.CaptureFixture[str]
+    way: str, tmp_path: Path, loop_model: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     listed = make_corpus(tmp_path / "c", speakers=2, utterances=5, seconds=0.2)
     wav = np.zeros(3200, dtype=np.float32)
@@ -137,7 +125,7 @@ def test_audio_found_broken_while_decoding_is_named_and_no_run_is_left(
     soundfile.write(tmp_path / "c" / "wav" / "spk01" / "spk01-02.wav", wav, 16000, subtype="FLOAT")
     extra = {"kept": [], "anew": ["--no-cache", "-o", "store.memory_gib=0"], "fine-tuned": ["-f"]}[way]
     folder = tmp_path / "run"
-    arguments = ["-u", plugin, "-d", "speaker_frame", "--data", str(listed), "-p", str(folder), *extra]
+    arguments = ["-u", loop_model, "-d", "speaker_frame", "--data", str(listed), "-p", str(folder), *extra]
     assert guarded(run_downstream, arguments) == 3
     assert "spk01-02.wav has samples that are NaN or infinite" in capsys.readouterr().err
     assert not (folder / "result.json").exists()

@@ -6,7 +6,6 @@ import json
 import random
 import shutil
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -14,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 from corpora import make_corpus, make_labels
-from loops import prepared, registered, same, train, trainer_of
+from loops import prepared, same, train, trainer_of
 
 from headwater.errors import HeadwaterError
 from headwater.train.checkpoint import Checkpoint
@@ -30,12 +29,6 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("corpus")
     make_labels(folder, speakers=2, utterances=10, seconds=0.3)
     return make_corpus(folder, speakers=2, utterances=10, seconds=0.3)
-
-
-@pytest.fixture(scope="module")
-def plugin(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with registered(tmp_path_factory.mktemp("plugin")) as name:
-        yield name
 
 
 @pytest.fixture(scope="module")
@@ -155,12 +148,12 @@ def test_resume_is_exact(overrides: str, corpus: Path, tmp_path: Path) -> None:
         assert len(set(rates)) > 1, "the rate must move, or nothing is shown of the schedule"
 
 
-def test_a_fine_tuned_upstream_with_frozen_parts_resumes_exactly(corpus: Path, tmp_path: Path, plugin: str) -> None:
+def test_a_fine_tuned_upstream_with_frozen_parts_resumes_exactly(corpus: Path, tmp_path: Path, loop_model: str) -> None:
     settings = (
         f"{CADENCE}runner.total_steps=9,,upstream.trainable=true,,upstream.freeze=[module.second],,upstream.lr=1e-3"
     )
-    standing, (state, best) = run(corpus, tmp_path / "whole", [], settings, upstream=plugin)
-    again, (resumed, same_best) = run(corpus, tmp_path / "broken", [2, 7], settings, upstream=plugin)
+    standing, (state, best) = run(corpus, tmp_path / "whole", [], settings, upstream=loop_model)
+    again, (resumed, same_best) = run(corpus, tmp_path / "broken", [2, 7], settings, upstream=loop_model)
     assert again.history == standing.history
     assert same(state["module"], resumed["module"]) and same(best, same_best)
     assert "upstream.module.second.weight" in best

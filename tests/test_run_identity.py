@@ -10,16 +10,11 @@ import numpy as np
 import pytest
 import soundfile
 from corpora import make_labels, make_trials
-from task_runs import QUICK, Command, result_of, tiny
+from task_runs import QUICK, Command, result_of
 from test_contract import PLUGIN
 
 
-@pytest.fixture()
-def corpus(tmp_path: Path) -> Path:
-    return tiny(tmp_path / "corpus")
-
-
-def test_two_runs_of_one_command_give_the_same_bits(command: Command, corpus: Path) -> None:
+def test_two_runs_of_one_command_give_the_same_bits(command: Command, tiny_corpus: Path) -> None:
     for place in ("one", "two"):
         assert (
             command(
@@ -29,9 +24,9 @@ def test_two_runs_of_one_command_give_the_same_bits(command: Command, corpus: Pa
                 "-d",
                 "phone",
                 "--data",
-                corpus,
+                tiny_corpus,
                 "-o",
-                f"data.labels={make_labels(corpus.parent)}",
+                f"data.labels={make_labels(tiny_corpus.parent)}",
                 "-p",
                 place,
                 *QUICK,
@@ -44,7 +39,7 @@ def test_two_runs_of_one_command_give_the_same_bits(command: Command, corpus: Pa
     assert (one["metrics"], one["history"]) == (two["metrics"], two["history"])
 
 
-def test_another_seed_gives_other_weights(command: Command, corpus: Path) -> None:
+def test_another_seed_gives_other_weights(command: Command, tiny_corpus: Path) -> None:
     for seed in (1, 2):
         assert (
             command(
@@ -54,7 +49,7 @@ def test_another_seed_gives_other_weights(command: Command, corpus: Path) -> Non
                 "-d",
                 "speaker",
                 "--data",
-                corpus,
+                tiny_corpus,
                 "--seed",
                 seed,
                 "-p",
@@ -66,8 +61,8 @@ def test_another_seed_gives_other_weights(command: Command, corpus: Path) -> Non
     assert Path("run1/model.safetensors").read_bytes() != Path("run2/model.safetensors").read_bytes()
 
 
-def test_the_same_command_again_prints_the_result_without_training(command: Command, corpus: Path) -> None:
-    line = ("run", "-u", "fbank_no_cmvn", "-d", "speaker", "--data", corpus, *QUICK)
+def test_the_same_command_again_prints_the_result_without_training(command: Command, tiny_corpus: Path) -> None:
+    line = ("run", "-u", "fbank_no_cmvn", "-d", "speaker", "--data", tiny_corpus, *QUICK)
     first = command(*line)
     folders = list(Path("result/downstream").iterdir())
     before = {file: file.stat().st_mtime_ns for file in folders[0].rglob("*") if file.is_file()}
@@ -80,8 +75,8 @@ def test_the_same_command_again_prints_the_result_without_training(command: Comm
     assert len(folders) == 1
 
 
-def test_settings_of_the_front_end_reach_it_and_name_another_run(command: Command, corpus: Path) -> None:
-    line = ("run", "-u", "fbank", "-d", "speaker", "--data", corpus, *QUICK)
+def test_settings_of_the_front_end_reach_it_and_name_another_run(command: Command, tiny_corpus: Path) -> None:
+    line = ("run", "-u", "fbank", "-d", "speaker", "--data", tiny_corpus, *QUICK)
     assert command(*line).code == 0
     assert command(*line, "-o", "upstream.config.cmvn.use_cmvn=false").code == 0
     one, two = sorted(Path("result/downstream").iterdir())
@@ -89,11 +84,11 @@ def test_settings_of_the_front_end_reach_it_and_name_another_run(command: Comman
 
 
 def test_another_source_of_a_plugin_is_another_run(
-    command: Command, corpus: Path, tmp_path: Path, fresh_registry: None, monkeypatch: pytest.MonkeyPatch
+    command: Command, tiny_corpus: Path, tmp_path: Path, fresh_registry: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The weights may be the same: a changed forward must never answer with the old result."""
     plugin = tmp_path / "my_model.py"
-    line = ("run", "--plugin", plugin, "-u", "MyModel", "-d", "speaker", "--data", corpus, *QUICK)
+    line = ("run", "--plugin", plugin, "-u", "MyModel", "-d", "speaker", "--data", tiny_corpus, *QUICK)
     for source in (PLUGIN, PLUGIN.replace("self.net(x)[0]", "self.net(-x)[0]")):
         plugin.write_text(source)
         for name in [name for name in sys.modules if name.startswith("headwater_plugin")]:
@@ -104,8 +99,8 @@ def test_another_source_of_a_plugin_is_another_run(
     assert len(list(Path("result/downstream").iterdir())) == 2
 
 
-def test_a_run_that_starts_from_other_weights_is_another_run(command: Command, corpus: Path) -> None:
-    line = ("run", "-u", "fbank_no_cmvn", "-d", "speaker", "--data", corpus, *QUICK)
+def test_a_run_that_starts_from_other_weights_is_another_run(command: Command, tiny_corpus: Path) -> None:
+    line = ("run", "-u", "fbank_no_cmvn", "-d", "speaker", "--data", tiny_corpus, *QUICK)
     assert command(*line).code == 0
     first = next(Path("result/downstream").iterdir())
     assert command(*line, "-i", first).code == 0
@@ -114,25 +109,25 @@ def test_a_run_that_starts_from_other_weights_is_another_run(command: Command, c
 
 
 def test_another_version_of_the_audio_is_another_run_and_another_place_is_not(
-    command: Command, corpus: Path, tmp_path: Path
+    command: Command, tiny_corpus: Path, tmp_path: Path
 ) -> None:
     """Noise added to a corpus changes no name, label or length: the numbers of the clean one would be printed for it."""
     line = ("run", "-u", "fbank_no_cmvn", "-d", "speaker", *QUICK, "--data")
     moved, noisy = tmp_path / "moved", tmp_path / "noisy"
     for copy in (moved, noisy):
-        shutil.copytree(corpus.parent, copy)
+        shutil.copytree(tiny_corpus.parent, copy)
     for file in noisy.rglob("*.wav"):
         samples, rate = soundfile.read(file)
         soundfile.write(file, samples + 1e-2 * np.random.default_rng(0).standard_normal(len(samples)), rate)
-    assert "finished" not in command(*line, corpus).out
-    assert "finished" in command(*line, moved / corpus.name).out
-    assert "finished" not in command(*line, noisy / corpus.name).out
+    assert "finished" not in command(*line, tiny_corpus).out
+    assert "finished" in command(*line, moved / tiny_corpus.name).out
+    assert "finished" not in command(*line, noisy / tiny_corpus.name).out
 
 
-def test_moved_trials_are_the_same_run(command: Command, corpus: Path, tmp_path: Path) -> None:
-    (tmp_path / "trials.txt").write_bytes(make_trials(corpus.parent).read_bytes())
+def test_moved_trials_are_the_same_run(command: Command, tiny_corpus: Path, tmp_path: Path) -> None:
+    (tmp_path / "trials.txt").write_bytes(make_trials(tiny_corpus.parent).read_bytes())
     moved = tmp_path / "moved"
-    shutil.copytree(corpus.parent, moved)
+    shutil.copytree(tiny_corpus.parent, moved)
     line = ("run", "-u", "fbank_no_cmvn", "-d", "speaker_verification", "-o", "data.trials=trials.txt", "--data")
-    assert "finished" not in command(*line, corpus).out
-    assert "finished" in command(*line, moved / corpus.name).out
+    assert "finished" not in command(*line, tiny_corpus).out
+    assert "finished" in command(*line, moved / tiny_corpus.name).out

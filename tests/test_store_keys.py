@@ -8,18 +8,13 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from stored_features import CONTENT, KEYS, WAVS, Frozen, Key, bank, three
+from stored_features import CONTENT, KEYS, WAVS, Frozen, Key, bank
 
 from headwater.nn.upstream import Upstream
 from headwater.store import digests
 from headwater.store import store as store_module
 from headwater.store.digests import content_key, file_digests
 from headwater.store.plan import Plan, plan_shards, share
-
-
-@pytest.fixture(scope="module")
-def upstream() -> Upstream:
-    return three()
 
 
 def test_a_digest_is_remembered_until_anything_about_the_file_changes(
@@ -64,8 +59,8 @@ def test_a_key_names_the_part_and_how_it_is_read() -> None:
     assert len(keys) == 16 and all(len(key) == 16 for key in keys)
 
 
-def test_the_same_audio_under_two_names_is_computed_once(upstream: Upstream, tmp_path: Path) -> None:
-    features = Frozen(upstream, tmp_path)
+def test_the_same_audio_under_two_names_is_computed_once(stored_upstream: Upstream, tmp_path: Path) -> None:
+    features = Frozen(stored_upstream, tmp_path)
     twin = Key("twin")
     WAVS["twin"] = WAVS["u3"]
     content = {"u3": CONTENT["u3"], "twin": CONTENT["u3"]}

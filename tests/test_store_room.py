@@ -12,23 +12,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from stored_features import CONTENT, KEYS, Frozen, answers, bank, same, shards, three
+from stored_features import CONTENT, KEYS, Frozen, answers, bank, same, shards
 from torch import Tensor
 
 from headwater.nn.upstream import Upstream
 from headwater.store import Store, atomic
 from headwater.store.store import NoRoom
-
-
-@pytest.fixture(scope="module")
-def upstream() -> Upstream:
-    return three()
-
-
-@pytest.fixture(scope="module")
-def plain(upstream: Upstream) -> dict[str, list[Tensor]]:
-    """What is right: computed anew, kept nowhere."""
-    return answers(Frozen(upstream, None))
 
 
 @contextmanager
@@ -43,12 +32,12 @@ def smallest_files(size: int) -> Iterator[None]:
 
 @pytest.mark.parametrize("memory", [float("inf"), 10_000, 0])
 def test_on_a_full_disk_the_answers_are_the_same(
-    upstream: Upstream, plain: dict[str, list[Tensor]], tmp_path: Path, memory: float
+    stored_upstream: Upstream, stored_answers: dict[str, list[Tensor]], tmp_path: Path, memory: float
 ) -> None:
-    features = Frozen(upstream, tmp_path, memory=memory)
+    features = Frozen(stored_upstream, tmp_path, memory=memory)
     with smallest_files(4000):
         features.filled_with()
-        assert same(answers(features), plain)
+        assert same(answers(features), stored_answers)
     assert len([line for line in features.said if "not kept on disk" in line and "File too large" in line]) == 1
     assert not [file for file in tmp_path.rglob("*") if file.name.endswith(".tmp")]
     held = sum(state.numel() * 4 for row in features._held.values() for state in row)
@@ -57,7 +46,11 @@ def test_on_a_full_disk_the_answers_are_the_same(
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EDQUOT])
 def test_a_disk_that_takes_nothing_more_is_said_once(
-    upstream: Upstream, plain: dict[str, list[Tensor]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+    stored_upstream: Upstream,
+    stored_answers: dict[str, list[Tensor]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    number: int,
 ) -> None:
     real, calls = os.replace, []
 
@@ -68,17 +61,17 @@ def test_a_disk_that_takes_nothing_more_is_said_once(
         real(source, target)
 
     monkeypatch.setattr(atomic.os, "replace", replace)
-    features = Frozen(upstream, tmp_path).filled_with()
-    assert same(answers(features), plain) and 0 < len(shards(tmp_path)) < len(CONTENT)
+    features = Frozen(stored_upstream, tmp_path).filled_with()
+    assert same(answers(features), stored_answers) and 0 < len(shards(tmp_path)) < len(CONTENT)
     assert len([line for line in features.said if os.strerror(number) in line]) == 1
     monkeypatch.undo()
-    assert 0 < len(Frozen(upstream, tmp_path).filled_with().reads) < 12
+    assert 0 < len(Frozen(stored_upstream, tmp_path).filled_with().reads) < 12
 
 
 def test_a_cache_that_may_only_be_read_serves_what_it_has(
-    upstream: Upstream, plain: dict[str, list[Tensor]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    stored_upstream: Upstream, stored_answers: dict[str, list[Tensor]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    Frozen(upstream, tmp_path).filled_with(KEYS[:6])
+    Frozen(stored_upstream, tmp_path).filled_with(KEYS[:6])
 
     def refuse(*arguments: object, **settings: object) -> None:
         raise OSError(errno.EROFS, os.strerror(errno.EROFS))
@@ -86,14 +79,14 @@ def test_a_cache_that_may_only_be_read_serves_what_it_has(
     for name in ("mkstemp",):
         monkeypatch.setattr(atomic.tempfile, name, refuse)
     monkeypatch.setattr(Path, "unlink", refuse)
-    features = Frozen(upstream, tmp_path).filled_with()
-    assert same(answers(features), plain) and 6 <= len(features.reads) < 13
+    features = Frozen(stored_upstream, tmp_path).filled_with()
+    assert same(answers(features), stored_answers) and 6 <= len(features.reads) < 13
     assert len([line for line in features.said if "Read-only" in line]) == 1
 
 
-def test_the_least_valuable_goes_first_and_nothing_that_is_needed(upstream: Upstream, tmp_path: Path) -> None:
+def test_the_least_valuable_goes_first_and_nothing_that_is_needed(stored_upstream: Upstream, tmp_path: Path) -> None:
     old, new = bank(upstream="old"), bank(upstream="new")
-    Frozen(upstream, tmp_path).filled_with(KEYS[:8], of=old)
+    Frozen(stored_upstream, tmp_path).filled_with(KEYS[:8], of=old)
     files = shards(tmp_path)
     size = {file: file.stat().st_size for file in files}
     now = time.time()
@@ -107,18 +100,18 @@ def test_the_least_valuable_goes_first_and_nothing_that_is_needed(upstream: Upst
     assert [shard.path for shard in Store(tmp_path, total - size[files[0]]).make_room(1)] == [files[1]]
     # Another bank in a store that is full: the old one gives way, its own shards do not.
     left = sum(file.stat().st_size for file in shards(tmp_path))
-    full = Frozen(upstream, tmp_path, budget=left + 1000).filled_with(of=new)
+    full = Frozen(stored_upstream, tmp_path, budget=left + 1000).filled_with(of=new)
     kept = shards(tmp_path)
     assert sum(file.stat().st_size for file in kept) <= left + 1000
     assert any(file.parent.name == new.fingerprint for file in kept)
-    assert same(answers(full), answers(Frozen(upstream, None)))
+    assert same(answers(full), answers(Frozen(stored_upstream, None)))
 
 
-def test_a_budget_that_is_too_small_prunes_nothing_for_nothing(upstream: Upstream, tmp_path: Path) -> None:
-    Frozen(upstream, tmp_path).filled_with()
+def test_a_budget_that_is_too_small_prunes_nothing_for_nothing(stored_upstream: Upstream, tmp_path: Path) -> None:
+    Frozen(stored_upstream, tmp_path).filled_with()
     before = shards(tmp_path)
     with pytest.raises(NoRoom, match=r"exceed the budget .*--cache-budget"):
         Store(tmp_path, 5000).make_room(6000)
     assert shards(tmp_path) == before
-    none = Frozen(upstream, tmp_path / "none", budget=0).filled_with()
+    none = Frozen(stored_upstream, tmp_path / "none", budget=0).filled_with()
     assert not shards(tmp_path / "none") and len(none._held) == 12 and "--cache-budget" in none.said[0]

@@ -10,7 +10,7 @@ import pytest
 import soundfile
 import torch
 from corpora import CLASSES, make_corpus, make_labels, make_trials
-from task_runs import QUICK, Command, result_of, tiny
+from task_runs import QUICK, Command, result_of
 
 import headwater
 from headwater.audio import read
@@ -19,11 +19,6 @@ from headwater.metrics import Ratio, eer
 from headwater.results.files import read_rows
 from headwater.train.classification import ClassificationAccumulator
 from headwater.train.task import Item, make_batch
-
-
-@pytest.fixture()
-def corpus(tmp_path: Path) -> Path:
-    return tiny(tmp_path / "corpus")
 
 
 @pytest.mark.parametrize("layout", ["csv", "librispeech", "voxceleb", "kaldi", "folder", "split_folder"])
@@ -60,11 +55,24 @@ def test_every_task_runs_on_the_demo(task: str, command: Command) -> None:
 
 
 @pytest.mark.parametrize("upstream", ["fbank", "mel", "stft_mag", "spectrogram"])
-def test_every_label_is_scored_exactly_once_whatever_the_stride(upstream: str, command: Command, corpus: Path) -> None:
-    labels = make_labels(corpus.parent)
+def test_every_label_is_scored_exactly_once_whatever_the_stride(
+    upstream: str, command: Command, tiny_corpus: Path
+) -> None:
+    labels = make_labels(tiny_corpus.parent)
     assert (
         command(
-            "run", "-u", upstream, "-d", "phone", "--data", corpus, "-o", f"data.labels={labels}", "-p", "run", *QUICK
+            "run",
+            "-u",
+            upstream,
+            "-d",
+            "phone",
+            "--data",
+            tiny_corpus,
+            "-o",
+            f"data.labels={labels}",
+            "-p",
+            "run",
+            *QUICK,
         ).code
         == 0
     )
@@ -109,8 +117,8 @@ def test_an_interval_with_chance_in_it_says_so_with_the_cause(command: Command) 
     assert result_of(Path("run"))["metrics"]["test"]["accuracy"]["value"] < 15
 
 
-def test_verification_of_raw_embeddings_is_the_cosine_of_means(command: Command, corpus: Path) -> None:
-    trials = make_trials(corpus.parent)
+def test_verification_of_raw_embeddings_is_the_cosine_of_means(command: Command, tiny_corpus: Path) -> None:
+    trials = make_trials(tiny_corpus.parent)
     answer = command(
         "run",
         "-u",
@@ -118,7 +126,7 @@ def test_verification_of_raw_embeddings_is_the_cosine_of_means(command: Command,
         "-d",
         "speaker_verification",
         "--data",
-        corpus,
+        tiny_corpus,
         "-o",
         f"data.trials={trials}",
         "-p",
@@ -128,7 +136,7 @@ def test_verification_of_raw_embeddings_is_the_cosine_of_means(command: Command,
     model = headwater.load("fbank_no_cmvn")
     means = {
         file.stem: model.extract([read(file)]).last_hidden_state[0].double().mean(0)
-        for file in corpus.parent.rglob("*.wav")
+        for file in tiny_corpus.parent.rglob("*.wav")
     }
     rows = read_rows(Path("run/scores/test.jsonl"))
     for row in rows:
@@ -142,15 +150,15 @@ def test_verification_of_raw_embeddings_is_the_cosine_of_means(command: Command,
     }
 
 
-def test_a_trial_list_alone_is_enough(command: Command, tmp_path: Path, corpus: Path) -> None:
-    trials = make_trials(corpus.parent)
+def test_a_trial_list_alone_is_enough(command: Command, tmp_path: Path, tiny_corpus: Path) -> None:
+    trials = make_trials(tiny_corpus.parent)
     answer = command("run", "-u", "fbank_no_cmvn", "-d", "sv", "--data", trials, "-p", "run")
     assert answer.code == 0, answer.err
     assert result_of(Path("run"))["metrics"]["test"]["eer"]["n"] == len(trials.read_text().splitlines())
 
 
-def test_a_trained_embedding_verifies_and_is_scored_again(command: Command, corpus: Path) -> None:
-    trials = make_trials(corpus.parent)
+def test_a_trained_embedding_verifies_and_is_scored_again(command: Command, tiny_corpus: Path) -> None:
+    trials = make_trials(tiny_corpus.parent)
     line = (
         "run",
         "-u",
@@ -158,7 +166,7 @@ def test_a_trained_embedding_verifies_and_is_scored_again(command: Command, corp
         "-d",
         "sv",
         "--data",
-        corpus,
+        tiny_corpus,
         "-o",
         f"data.trials={trials},,task.embedding=trained",
         "-p",
@@ -172,11 +180,11 @@ def test_a_trained_embedding_verifies_and_is_scored_again(command: Command, corp
     assert Path("again.jsonl").read_bytes() == Path("run/scores/test.jsonl").read_bytes()
 
 
-def test_classify_takes_any_column(command: Command, tmp_path: Path, corpus: Path) -> None:
-    rows = list(csv.DictReader(corpus.read_text().splitlines()))
+def test_classify_takes_any_column(command: Command, tmp_path: Path, tiny_corpus: Path) -> None:
+    rows = list(csv.DictReader(tiny_corpus.read_text().splitlines()))
     for row in rows:
         row["mood"] = "high" if row["speaker"] == rows[0]["speaker"] else "low"
-    with corpus.open("w", newline="") as file:
+    with tiny_corpus.open("w", newline="") as file:
         writer = csv.DictWriter(file, fieldnames=list(rows[0]))
         writer.writeheader()
         writer.writerows(rows)
@@ -187,7 +195,7 @@ def test_classify_takes_any_column(command: Command, tmp_path: Path, corpus: Pat
         "-d",
         "classify",
         "--data",
-        corpus,
+        tiny_corpus,
         "-o",
         "data.label_column=mood",
         "-p",
@@ -256,13 +264,13 @@ def test_scoring_many_classes_takes_one_confusion_whatever_the_number_of_batches
     assert counted.result()["accuracy"].chance == 25.0
 
 
-def test_bad_audio_is_skipped_only_where_asked_and_counted(command: Command, corpus: Path) -> None:
-    broken = next(corpus.parent.rglob("*.wav"))
+def test_bad_audio_is_skipped_only_where_asked_and_counted(command: Command, tiny_corpus: Path) -> None:
+    broken = next(tiny_corpus.parent.rglob("*.wav"))
     broken.write_bytes(b"RIFF")
-    assert command("run", "-u", "fbank_no_cmvn", "-d", "speaker", "--data", corpus, "-p", "run", *QUICK).code == 3
+    assert command("run", "-u", "fbank_no_cmvn", "-d", "speaker", "--data", tiny_corpus, "-p", "run", *QUICK).code == 3
     assert not Path("run").exists()
     answer = command(
-        "run", "-u", "fbank_no_cmvn", "-d", "speaker", "--data", corpus, "--skip-bad-audio", "-p", "run", *QUICK
+        "run", "-u", "fbank_no_cmvn", "-d", "speaker", "--data", tiny_corpus, "--skip-bad-audio", "-p", "run", *QUICK
     )
     assert answer.code == 0, answer.err
     assert [row["path"] for row in result_of(Path("run"))["data"]["skipped"]] == [str(broken)]

@@ -13,14 +13,9 @@ import numpy as np
 import pytest
 from conftest import ROOT
 from corpora import make_labels
-from task_runs import QUICK, Command, tiny
+from task_runs import QUICK, Command
 
 from headwater.results.files import read_rows
-
-
-@pytest.fixture()
-def corpus(tmp_path: Path) -> Path:
-    return tiny(tmp_path / "corpus")
 
 
 @pytest.mark.parametrize(
@@ -38,7 +33,7 @@ def test_check_names_what_holds(command: Command) -> None:
     assert "10 of 10" in answer.out
 
 
-def test_a_dry_run_writes_nothing(command: Command, corpus: Path) -> None:
+def test_a_dry_run_writes_nothing(command: Command, tiny_corpus: Path) -> None:
     before = set(Path().rglob("*"))
     answer = command(
         "run",
@@ -47,9 +42,9 @@ def test_a_dry_run_writes_nothing(command: Command, corpus: Path) -> None:
         "-d",
         "phone",
         "--data",
-        corpus,
+        tiny_corpus,
         "-o",
-        f"data.labels={make_labels(corpus.parent)}",
+        f"data.labels={make_labels(tiny_corpus.parent)}",
         "--dry-run",
     )
     assert answer.code == 0, answer.err
@@ -58,9 +53,9 @@ def test_a_dry_run_writes_nothing(command: Command, corpus: Path) -> None:
     } == set()
 
 
-def test_two_runs_make_a_table_and_a_comparison(command: Command, corpus: Path) -> None:
+def test_two_runs_make_a_table_and_a_comparison(command: Command, tiny_corpus: Path) -> None:
     for upstream in ("fbank_no_cmvn", "stft_mag"):
-        assert command("run", "-u", upstream, "-d", "speaker", "--data", corpus, "-p", upstream, *QUICK).code == 0
+        assert command("run", "-u", upstream, "-d", "speaker", "--data", tiny_corpus, "-p", upstream, *QUICK).code == 0
     table = command("table", "fbank_no_cmvn", "stft_mag")
     assert table.code == 0, table.err
     assert "fbank_no_cmvn" in table.out
@@ -71,10 +66,10 @@ def test_two_runs_make_a_table_and_a_comparison(command: Command, corpus: Path) 
     assert "interval" in compared.out
 
 
-def test_folds_pool_to_one_figure(command: Command, corpus: Path) -> None:
-    rows = list(csv.DictReader(corpus.read_text().splitlines()))
+def test_folds_pool_to_one_figure(command: Command, tiny_corpus: Path) -> None:
+    rows = list(csv.DictReader(tiny_corpus.read_text().splitlines()))
     for fold in range(2):
-        table = corpus.with_name(f"fold{fold}.csv")
+        table = tiny_corpus.with_name(f"fold{fold}.csv")
         with table.open("w", newline="") as file:
             writer = csv.DictWriter(file, fieldnames=["path", "speaker", "split"], extrasaction="ignore")
             writer.writeheader()
