@@ -25,7 +25,7 @@ from headwater.vocoder.distances import (
     stft_distance,
     world_distances,
 )
-from headwater.vocoder.f0 import TRACKERS, Tracker, extract_f0
+from headwater.vocoder.f0 import TRACKERS, Tracker, Tracking, extract_f0
 from headwater.vocoder.mel import LogMel
 from headwater.vocoder.pitch import f0_errors
 from headwater.vocoder.world import analyse, pyworld, samples_of
@@ -112,23 +112,23 @@ def test_without_pyworld_the_way_to_install_it_is_said(monkeypatch: pytest.Monke
 @pytest.mark.usefixtures("pyworld_here")
 @pytest.mark.parametrize("tracker", TRACKERS)
 def test_trackers_find_the_pitch_and_no_pitch_in_noise(tracker: Tracker) -> None:
-    f0 = extract_f0(buzz(), 16000, tracker=tracker)
+    f0 = extract_f0(buzz(), 16000, Tracking(tracker))
     assert f0.dtype == torch.float32 and len(f0) == 8000 // 80 + 1
     time = torch.arange(len(f0)) * 0.005
     voiced = f0 > 0
     assert voiced[10:-10].all()
     torch.testing.assert_close(f0[10:-10], (180 - 40 * time)[10:-10], rtol=0.02, atol=0)
-    assert not extract_f0(torch.zeros(800), 16000, tracker=tracker).any()
+    assert not extract_f0(torch.zeros(800), 16000, Tracking(tracker)).any()
 
 
 @pytest.mark.usefixtures("pyworld_here")
 @pytest.mark.parametrize(
     "settings",
-    [{"tracker": "yin"}, {"floor_hz": 900.0}, {"floor_hz": 0.0}, {"ceiling_hz": 9000.0}, {"frame_period_ms": 0.0}],
+    [{"tracker": "yin"}, {"floor_hz": 900.0}, {"floor_hz": 0.0}, {"ceiling_hz": 9000.0}, {"period_ms": 0.0}],
 )
 def test_senseless_settings_of_f0_are_refused(settings: dict[str, float]) -> None:
     with pytest.raises(UsageError):
-        extract_f0(buzz(), 16000, **settings)  # type: ignore[arg-type]
+        extract_f0(buzz(), 16000, Tracking(**settings))  # type: ignore[arg-type]
 
 
 @pytest.mark.usefixtures("pyworld_here")
@@ -138,7 +138,7 @@ def test_published_values_of_world_are_reproduced(shared: Path) -> None:
     case = np.load(folder / "world_arctic_a0002.npz")
     trackers: dict[Tracker, str] = {"dio": "f0_dio", "dio+stonemask": "f0_dio_stonemask", "harvest": "f0_harvest"}
     for tracker, name in trackers.items():
-        np.testing.assert_allclose(extract_f0(wav, 16000, tracker=tracker).numpy(), case[name], atol=1e-3)
+        np.testing.assert_allclose(extract_f0(wav, 16000, Tracking(tracker)).numpy(), case[name], atol=1e-3)
     analysis = analyse(samples_of(wav), case["f0_dio_stonemask"].astype(np.float64), 16000)
     np.testing.assert_allclose(np.log(analysis.envelope[::25]), case["log_sp_every25"], atol=1e-3)
     np.testing.assert_allclose(analysis.aperiodicity[::25], case["ap_every25"], atol=1e-3)

@@ -23,7 +23,7 @@ from headwater.config import DataConfig
 from headwater.errors import DataError, UsageError
 from headwater.nn.upstream import UpstreamSpec
 from headwater.results.files import read_rows
-from headwater.vocoder.f0 import extract_f0
+from headwater.vocoder.f0 import Tracking, extract_f0
 from headwater.vocoder.pairing import fitted
 from headwater.vocoder.raw import read_f0, read_mel, write_f0
 
@@ -51,7 +51,7 @@ def corpus(tmp_path: Path) -> Path:
         for number, split in enumerate(["train", "train", "dev", "test", "test"]):
             wav = voice(0.25, 110 + 20 * number, number)[: SAMPLES - 1 - number] * (number != 4)
             soundfile.write(tmp_path / "audio" / f"{number}.wav", wav, RATE)
-            write_f0(tmp_path / "f0" / f"{number}.f0", extract_f0(torch.from_numpy(wav), RATE, tracker="harvest"))
+            write_f0(tmp_path / "f0" / f"{number}.f0", extract_f0(torch.from_numpy(wav), RATE, Tracking("harvest")))
             writer.writerow([f"audio/{number}.wav", f"s{number}", split, f"f0/{number}.f0"])
     return tmp_path / "list.csv"
 
@@ -79,7 +79,7 @@ def test_raw_files_are_what_the_front_end_and_the_tracker_say(tmp_path: Path, co
     assert "3 .mfbsp" in done(command("raw", "in", "--out", "out", "--tracker", "harvest", "--floor-hz", 60)).out
     for stem, wav in zip(("a", "a_2", "c"), wavs.values(), strict=True):
         heard = torch.from_numpy(wav).float()
-        mel, f0 = NiiMel()([heard])[0][0], extract_f0(heard, RATE, tracker="harvest", floor_hz=60)
+        mel, f0 = NiiMel()([heard])[0][0], extract_f0(heard, RATE, Tracking("harvest", floor_hz=60))
         assert Path(f"out/{stem}.mfbsp").read_bytes() == mel.numpy().astype("<f4").tobytes()
         assert torch.equal(read_f0(f"out/{stem}.f0"), f0) and len(mel) == len(f0) == len(wav) // 80 + 1
     again = command("raw", "in/a.wav", "--out", "out")

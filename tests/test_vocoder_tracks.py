@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +19,12 @@ from voices import RATE, done, voice, words
 from headwater.vocoder import tracks
 from headwater.vocoder.copy_synthesis import world
 from headwater.vocoder.distances import world_distances
-from headwater.vocoder.f0 import extract_f0, track
+from headwater.vocoder.f0 import Tracking, extract_f0, track
 from headwater.vocoder.tracks import kept_track
 
 pytest.importorskip("pyworld", reason="F0 and WORLD need pyworld")
 
-SETTINGS: dict[str, Any] = {"tracker": "dio", "floor_hz": 71.0, "ceiling_hz": 800.0, "frame_period_ms": 5.0}
+TRACKING = Tracking("dio")
 
 
 @pytest.fixture(autouse=True)
@@ -32,9 +33,9 @@ def computed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     monkeypatch.setenv("HEADWATER_STORE", str(tmp_path / "store"))
     asked: list[str] = []
 
-    def counted(samples: np.ndarray, rate: int, **settings: Any) -> np.ndarray:
-        asked.append(settings["tracker"])
-        return track(samples, rate, **settings)
+    def counted(samples: np.ndarray, rate: int, tracking: Tracking) -> np.ndarray:
+        asked.append(tracking.tracker)
+        return track(samples, rate, tracking)
 
     monkeypatch.setattr(tracks, "track", counted)
     return asked
@@ -46,10 +47,10 @@ def files(tmp_path: Path) -> list[Path]:
 
 def test_a_track_is_computed_once_and_read_back_to_the_bit(computed: list[str], tmp_path: Path) -> None:
     wav = voice(0.4, 120)
-    first, again = kept_track(wav, RATE, **SETTINGS), kept_track(wav.copy(), RATE, **SETTINGS)
+    first, again = kept_track(wav, RATE, TRACKING), kept_track(wav.copy(), RATE, TRACKING)
     assert computed == ["dio"] and len(files(tmp_path)) == 1
     assert first.dtype == again.dtype == np.float64 and (first > 0).any()
-    assert np.array_equal(first, again) and np.array_equal(again, track(wav, RATE, **SETTINGS))
+    assert np.array_equal(first, again) and np.array_equal(again, track(wav, RATE, TRACKING))
     again[0] = 1  # what is given out may be written to
 
 
@@ -61,24 +62,24 @@ def test_a_track_is_computed_once_and_read_back_to_the_bit(computed: list[str], 
         lambda said: said.update(tracker="harvest"),
         lambda said: said.update(floor_hz=60.0),
         lambda said: said.update(ceiling_hz=500.0),
-        lambda said: said.update(frame_period_ms=10.0),
+        lambda said: said.update(period_ms=10.0),
     ],
     ids=["audio", "rate", "tracker", "floor", "ceiling", "period"],
 )
 def test_other_audio_or_settings_are_computed(change: Callable[[dict[str, Any]], None], computed: list[str]) -> None:
-    said = {"wav": voice(0.2, 120), "rate": RATE, **SETTINGS}
-    kept_track(said["wav"].copy(), said["rate"], **SETTINGS)
+    said: dict[str, Any] = {"wav": voice(0.2, 120), "rate": RATE, **asdict(TRACKING)}
+    kept_track(said["wav"].copy(), said["rate"], TRACKING)
     change(said)
     wav, rate = said.pop("wav"), said.pop("rate")
-    found = kept_track(wav, rate, **said)
-    assert len(computed) == 2 and np.array_equal(found, track(wav, rate, **said))
+    found = kept_track(wav, rate, Tracking(**said))
+    assert len(computed) == 2 and np.array_equal(found, track(wav, rate, Tracking(**said)))
 
 
 def test_another_version_of_pyworld_is_asked_anew(computed: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     wav = voice(0.2, 120)
-    kept_track(wav, RATE, **SETTINGS)
+    kept_track(wav, RATE, TRACKING)
     monkeypatch.setattr("pyworld.__version__", "0.0")
-    kept_track(wav, RATE, **SETTINGS)
+    kept_track(wav, RATE, TRACKING)
     assert len(computed) == 2
 
 
@@ -89,11 +90,11 @@ def test_a_damaged_file_is_computed_again_and_mended(
     damage: Callable[[bytes], bytes], computed: list[str], tmp_path: Path
 ) -> None:
     wav = voice(0.2, 120)
-    first = kept_track(wav, RATE, **SETTINGS)
+    first = kept_track(wav, RATE, TRACKING)
     (file,) = files(tmp_path)
     content = file.read_bytes()
     file.write_bytes(damage(content))
-    assert np.array_equal(kept_track(wav, RATE, **SETTINGS), first) and len(computed) == 2
+    assert np.array_equal(kept_track(wav, RATE, TRACKING), first) and len(computed) == 2
     assert file.read_bytes() == content
 
 
@@ -103,7 +104,7 @@ def test_nothing_is_lost_where_nothing_can_be_kept(
     (tmp_path / "file").write_bytes(b"")
     monkeypatch.setenv("HEADWATER_STORE", str(tmp_path / "file"))
     wav = voice(0.2, 120)
-    assert np.array_equal(kept_track(wav, RATE, **SETTINGS), kept_track(wav, RATE, **SETTINGS)) and len(computed) == 2
+    assert np.array_equal(kept_track(wav, RATE, TRACKING), kept_track(wav, RATE, TRACKING)) and len(computed) == 2
 
 
 def test_many_at_once_leave_whole_files(tmp_path: Path) -> None:
@@ -111,14 +112,14 @@ def test_many_at_once_leave_whole_files(tmp_path: Path) -> None:
     found: dict[int, np.ndarray] = {}
 
     def ask(number: int) -> None:
-        found[number] = kept_track(wavs[number], RATE, **SETTINGS)
+        found[number] = kept_track(wavs[number], RATE, TRACKING)
 
     workers = [threading.Thread(target=ask, args=(number,)) for number in range(len(wavs))]
     for worker in workers:
         worker.start()
     for worker in workers:
         worker.join()
-    assert all(np.array_equal(found[number], track(wavs[number], RATE, **SETTINGS)) for number in found)
+    assert all(np.array_equal(found[number], track(wavs[number], RATE, TRACKING)) for number in found)
     assert len(found) == 12 and len(files(tmp_path)) == 3
     assert not [file for file in (tmp_path / "store").rglob("*") if file.is_file() and file.suffix != ".f0"]
 

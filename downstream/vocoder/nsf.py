@@ -19,7 +19,7 @@ from headwater.train.corpora import Measured
 from headwater.train.task import Batch, Item, Sounds
 from headwater.train.weight_file import WeightFile
 from headwater.vocoder.draws import Seeded
-from headwater.vocoder.f0 import Tracker, extract_f0
+from headwater.vocoder.f0 import Tracker, Tracking, extract_f0
 from headwater.vocoder.nsf import NsfSettings, Rendering, SourceFilter
 from headwater.vocoder.nsf_loss import nsf_loss
 from headwater.vocoder.nsf_weights import read_nsf
@@ -178,15 +178,9 @@ class NsfVocoder(Resynthesis):
         return Sounds({"f0": f0}, {SOUND: wav})
 
     def _track(self, wav: Tensor) -> Tensor:
-        return extract_f0(
-            wav,
-            RATE,
-            tracker=self.config.tracker,
-            floor_hz=self.config.floor_hz,
-            ceiling_hz=self.config.ceiling_hz,
-            frame_period_ms=1000 * self.settings.hop / RATE,
-            find=kept_track,
-        )
+        asked = self.config
+        tracking = Tracking(asked.tracker, asked.floor_hz, asked.ceiling_hz, 1000 * self.settings.hop / RATE)
+        return extract_f0(wav, RATE, tracking, find=kept_track)
 
     def frames(self, path: Path) -> tuple[Tensor, int, Mapping[str, Tensor]]:
         """NII's raw files: a `.mfbsp`, with the `.f0` of the same stem beside it."""

@@ -13,7 +13,7 @@ from headwater.metrics import Mean, Measure
 from headwater.results.plots import tracks_plot
 from headwater.train.accumulators import SoundAccumulator, not_finite
 from headwater.train.task import Batch, Item
-from headwater.vocoder.distances import CEILING_HZ, FLOOR_HZ, TRACKER
+from headwater.vocoder.distances import TRACKING
 from headwater.vocoder.f0 import extract_f0, track
 from headwater.vocoder.mel import LogMel
 from headwater.vocoder.objective import mel_distances, stft_distances
@@ -90,14 +90,7 @@ class Resyntheses(SoundAccumulator):
             return {}
         tracks = {
             name: {
-                what: extract_f0(
-                    one.wav,
-                    one.sample_rate,
-                    tracker=TRACKER,
-                    floor_hz=FLOOR_HZ,
-                    ceiling_hz=CEILING_HZ,
-                    find=kept_track if what == _ORIGINAL else track,
-                )
+                what: extract_f0(one.wav, one.sample_rate, TRACKING, find=kept_track if what == _ORIGINAL else track)
                 for what, one in signals.items()
             }
             for name, signals in sorted(self.clips.held.items())

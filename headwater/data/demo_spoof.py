@@ -106,13 +106,14 @@ def copied(voice: np.ndarray, attack: recipe.Attack) -> np.ndarray:
     import torch
 
     from headwater.vocoder.copy_synthesis import griffin_lim, mel_bound, world
+    from headwater.vocoder.f0 import Tracking
     from headwater.vocoder.mel import LogMel
 
     wav, threads = torch.from_numpy(voice), torch.get_num_threads()
     torch.set_num_threads(1)
     try:
         if isinstance(attack, recipe.World):
-            made = world(wav, SAMPLE_RATE, frame_period_ms=attack.period, tracker=attack.tracker)
+            made = world(wav, SAMPLE_RATE, Tracking(attack.tracker, period_ms=attack.period))
         else:
             phases = torch.Generator().manual_seed(_seed(json.dumps(asdict(attack)), "phases"))
             n_fft, hop, iterations = attack.n_fft, attack.hop, attack.iterations

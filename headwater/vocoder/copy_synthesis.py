@@ -8,39 +8,24 @@ import torch
 from torch import Tensor
 
 from headwater.errors import UsageError
-from headwater.vocoder.f0 import Find, Tracker, track
+from headwater.vocoder.f0 import Find, Tracking, track
 from headwater.vocoder.mel import LogMel
-from headwater.vocoder.world import CEILING_HZ, FLOOR_HZ, FRAME_PERIOD_MS, analyse, samples_of, synthesise
+from headwater.vocoder.world import analyse, samples_of, synthesise
 
 ITERATIONS = 32
+HARVEST = Tracking("harvest")
 MOMENTUM = 0.99  # Perraudin et al., WASPAA 2013
 
 
-def world(
-    wav: Tensor,
-    sample_rate: int,
-    *,
-    frame_period_ms: float = FRAME_PERIOD_MS,
-    tracker: Tracker = "harvest",
-    floor_hz: float = FLOOR_HZ,
-    ceiling_hz: float = CEILING_HZ,
-    find: Find = track,
-) -> Tensor:
-    """WORLD's analysis and synthesis of (samples,): F0 by `tracker`, CheapTrick, D4C. Returns (samples,) float32 on the CPU.
+def world(wav: Tensor, sample_rate: int, tracking: Tracking = HARVEST, *, find: Find = track) -> Tensor:
+    """WORLD's analysis and synthesis of (samples,): F0 by `tracking`, CheapTrick, D4C. Returns (samples,) float32 on the CPU.
 
     The same input gives the same bits. Raises as `extract_f0`.
     """
     samples = samples_of(wav)
-    f0 = find(
-        samples,
-        sample_rate,
-        tracker=tracker,
-        floor_hz=floor_hz,
-        ceiling_hz=ceiling_hz,
-        frame_period_ms=frame_period_ms,
-    )
-    analysis = analyse(samples, f0, sample_rate, frame_period_ms=frame_period_ms)
-    return torch.from_numpy(synthesise(analysis, sample_rate, len(samples), frame_period_ms=frame_period_ms)).float()
+    f0 = find(samples, sample_rate, tracking)
+    analysis = analyse(samples, f0, sample_rate, frame_period_ms=tracking.period_ms)
+    return torch.from_numpy(synthesise(analysis, sample_rate, len(samples), frame_period_ms=tracking.period_ms)).float()
 
 
 def griffin_lim(

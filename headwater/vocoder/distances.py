@@ -16,7 +16,7 @@ from torch import Tensor
 from headwater.errors import DataError
 from headwater.vocoder.alignment import BAND, warping_path
 from headwater.vocoder.cepstra import ORDER, alpha_of, mel_cepstrum
-from headwater.vocoder.f0 import Find, Tracker, track
+from headwater.vocoder.f0 import Find, Tracking, track
 from headwater.vocoder.mel import LogMel
 from headwater.vocoder.objective import mel_distances, stft_distances
 from headwater.vocoder.pitch import F0Errors, f0_errors
@@ -24,8 +24,7 @@ from headwater.vocoder.spectra import Resolution, power, spectrum
 from headwater.vocoder.world import Array, envelope, samples_of
 
 DECIBELS = 10 * math.sqrt(2) / math.log(10)  # of a Euclidean distance of mel-cepstra
-TRACKER: Tracker = "harvest"
-FLOOR_HZ, CEILING_HZ = 60.0, 500.0
+TRACKING = Tracking("harvest", floor_hz=60.0, ceiling_hz=500.0)
 _LSD = Resolution(1024, 256, 1024)
 _LSD_FLOOR = 1e-10  # of a power
 
@@ -59,10 +58,7 @@ def world_distances(
     """
     alpha = alpha_of(sample_rate) if alpha is None else alpha
     pair = [samples_of(wav) for wav in (original, copy)]
-    tracks = [
-        each(x, sample_rate, tracker=TRACKER, floor_hz=FLOOR_HZ, ceiling_hz=CEILING_HZ)
-        for x, each in zip(pair, (find, track), strict=True)
-    ]
+    tracks = [each(x, sample_rate, TRACKING) for x, each in zip(pair, (find, track), strict=True)]
     cepstra = [
         mel_cepstrum(envelope(x, f0, sample_rate) if x.any() else np.empty((0, 2)), order=ORDER, alpha=alpha)
         for x, f0 in zip(pair, tracks, strict=True)

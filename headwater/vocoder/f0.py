@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Literal, get_args
 
 import numpy as np
@@ -14,64 +15,57 @@ from headwater.vocoder.world import CEILING_HZ, FLOOR_HZ, FRAME_PERIOD_MS, Array
 
 Tracker = Literal["harvest", "harvest+stonemask", "dio", "dio+stonemask"]
 TRACKERS: tuple[Tracker, ...] = get_args(Tracker)
-Find = Callable[..., Array]  # `track`, or what gives the same in another way
 
 
-def track(
-    samples: Array,
-    sample_rate: int,
-    *,
-    tracker: Tracker,
-    floor_hz: float = FLOOR_HZ,
-    ceiling_hz: float = CEILING_HZ,
-    frame_period_ms: float = FRAME_PERIOD_MS,
-) -> Array:
+@dataclass(frozen=True)
+class Tracking:
+    """How F0 is found.
+
+    tracker: dio calls few frames voiced, harvest many; stonemask refines the values of either. Results of different trackers must not be compared.
+    floor_hz, ceiling_hz: no value of dio or harvest lies outside; stonemask may leave them by a little. period_ms: between frames.
+    """
+
+    tracker: Tracker = "dio+stonemask"
+    floor_hz: float = FLOOR_HZ
+    ceiling_hz: float = CEILING_HZ
+    period_ms: float = FRAME_PERIOD_MS
+
+    def check(self, sample_rate: int) -> None:
+        """`UsageError` for an unknown tracker, a period of nothing, or limits that do not rise or reach half the sample rate."""
+        if self.tracker not in TRACKERS:
+            raise UsageError(f"the F0 tracker is {self.tracker!r}; known are {', '.join(TRACKERS)}")
+        if not 0 < self.floor_hz < self.ceiling_hz <= sample_rate / 2:
+            raise UsageError(
+                f"F0 is to lie between {self.floor_hz:g} and {self.ceiling_hz:g} Hz; the limits must be above 0, rise, "
+                f"and end at half the sample rate ({sample_rate / 2:g} Hz) at most"
+            )
+        if self.period_ms <= 0:
+            raise UsageError(f"the frame period of F0 is {self.period_ms:g} ms; it must be above 0")
+
+
+Find = Callable[[Array, int, Tracking], Array]  # `track`, or what gives the same in another way
+
+
+def track(samples: Array, sample_rate: int, tracking: Tracking) -> Array:
     """F0 on WORLD's own arrays, float64 (samples,) to float64 (frames,); see `extract_f0`."""
-    if tracker not in TRACKERS:
-        raise UsageError(f"the F0 tracker is {tracker!r}; known are {', '.join(TRACKERS)}")
-    if not 0 < floor_hz < ceiling_hz <= sample_rate / 2:
-        raise UsageError(
-            f"F0 is to lie between {floor_hz:g} and {ceiling_hz:g} Hz; the limits must be above 0, rise, "
-            f"and end at half the sample rate ({sample_rate / 2:g} Hz) at most"
-        )
-    if frame_period_ms <= 0:
-        raise UsageError(f"the frame period of F0 is {frame_period_ms:g} ms; it must be above 0")
-    name, _, refinement = tracker.partition("+")
-    find = getattr(pyworld(), name)
-    f0: Array = find(samples, sample_rate, f0_floor=floor_hz, f0_ceil=ceiling_hz, frame_period=frame_period_ms)[0]
+    tracking.check(sample_rate)
+    name, _, refinement = tracking.tracker.partition("+")
+    limits = {"f0_floor": tracking.floor_hz, "f0_ceil": tracking.ceiling_hz}
+    f0: Array = getattr(pyworld(), name)(samples, sample_rate, **limits, frame_period=tracking.period_ms)[0]
     if refinement:
-        f0 = pyworld().stonemask(samples, f0, times(len(f0), frame_period_ms), sample_rate)
+        f0 = pyworld().stonemask(samples, f0, times(len(f0), tracking.period_ms), sample_rate)
     return f0
 
 
-def extract_f0(
-    wav: Tensor,
-    sample_rate: int,
-    *,
-    tracker: Tracker = "dio+stonemask",
-    floor_hz: float = FLOOR_HZ,
-    ceiling_hz: float = CEILING_HZ,
-    frame_period_ms: float = FRAME_PERIOD_MS,
-    find: Find = track,
-) -> Tensor:
-    """F0 in Hz, (frames,) float32 on the CPU, 0 where unvoiced; frame k lies at `k * frame_period_ms`, and there are `floor(duration / period) + 1`.
+def extract_f0(wav: Tensor, sample_rate: int, tracking: Tracking = Tracking(), *, find: Find = track) -> Tensor:
+    """F0 in Hz, (frames,) float32 on the CPU, 0 where unvoiced; frame k lies at `k * period_ms`, and there are `floor(duration / period) + 1`.
 
     Args:
         wav: (samples,) floating, in [-1, 1].
-        tracker: dio calls few frames voiced, harvest many; stonemask refines the values of either. Results of different trackers must not be compared.
-        floor_hz, ceiling_hz: no value of dio or harvest lies outside; stonemask may leave them by a little.
         find: what finds the track; `tracks.kept_track` keeps it on disk.
 
     Raises:
-        UsageError: pyworld is missing, an unknown tracker, or limits that do not rise or reach half the sample rate.
+        UsageError: pyworld is missing, or as `Tracking.check`.
         DataError: no samples, or values that are not finite.
     """
-    f0 = find(
-        samples_of(wav),
-        sample_rate,
-        tracker=tracker,
-        floor_hz=floor_hz,
-        ceiling_hz=ceiling_hz,
-        frame_period_ms=frame_period_ms,
-    )
-    return torch.from_numpy(f0.astype(np.float32))
+    return torch.from_numpy(find(samples_of(wav), sample_rate, tracking).astype(np.float32))

@@ -12,7 +12,7 @@ from torch import Tensor
 from headwater.audio.frontends.melspec import NSF_FFT, NiiMel
 from headwater.errors import DataError, UsageError
 from headwater.results.files import write_bytes
-from headwater.vocoder.f0 import extract_f0
+from headwater.vocoder.f0 import Tracking, extract_f0
 
 MEL, F0 = ".mfbsp", ".f0"
 RATE = 16000
@@ -52,11 +52,11 @@ def write_f0(path: str | Path, f0: Tensor) -> None:
 def analysed(wav: Tensor, *, n_fft: int = NSF_FFT, **tracker: Any) -> tuple[Tensor, Tensor]:
     """What raw files hold of a waveform (samples,) at 16 kHz: mel (T, 80) and F0 (T,), frames every 5 ms, float32.
 
-    tracker: settings of `extract_f0`, which says what it raises.
+    tracker: fields of `Tracking`; `extract_f0` says what it raises.
     """
     mel = NiiMel(n_fft=n_fft)
     frames = mel([wav])[0][0]
-    return frames, extract_f0(wav, RATE, frame_period_ms=1000 * mel.stride / RATE, **tracker)
+    return frames, extract_f0(wav, RATE, Tracking(period_ms=1000 * mel.stride / RATE, **tracker))
 
 
 def _read(path: Path, row: int) -> np.ndarray:
