@@ -159,15 +159,17 @@ def test_published_distances_are_reproduced(shared: Path) -> None:
         assert mel_l1(original, copy, 16000) == pytest.approx(said["mel_l1_natural_log"], abs=1e-3), name
 
 
-def test_published_perceptual_scores_are_reproduced(shared: Path) -> None:
-    pytest.importorskip("pesq")
-    pytest.importorskip("pystoi")
+@pytest.mark.parametrize("package", ["pesq", "pystoi"])
+def test_published_perceptual_scores_are_reproduced(shared: Path, package: str) -> None:
+    pytest.importorskip(package)
     folder = shared / "parity" / "spoof_metrics"
     clips, expected = np.load(folder / "quality_clips.npz"), json.loads((folder / "quality_expected.json").read_text())
     for name in ("SP_T_9749876/identical", "SP_T_9749876/world", "SP_T_9749876/noise5dB"):
         said = expected[name]
         original, copy = (clips[key] / 32767 for key in (f"{name.partition('/')[0]}/identical", name))
-        assert pesq(original, copy, 16000, "wb").value == pytest.approx(said["pesq_wb"], abs=1e-3), name
+        if package == "pesq":
+            assert pesq(original, copy, 16000, "wb").value == pytest.approx(said["pesq_wb"], abs=1e-3), name
+            continue
         assert stoi(original, copy, 16000).value == pytest.approx(said["stoi"], abs=1e-4), name
         assert stoi(original, copy, 16000, extended=True).value == pytest.approx(said["estoi"], abs=1e-4), name
 

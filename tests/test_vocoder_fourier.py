@@ -155,6 +155,13 @@ def test_the_loss_of_a_padded_batch_is_the_sum_of_its_utterances() -> None:
     assert count == 3
 
 
+def test_the_loss_is_both_distances_by_their_weights() -> None:
+    samples, wav, target = torch.tensor([3000]), noise(1, 3000), noise(1, 3000, seed=1)
+    stft, mel = stft_distances(wav, target, samples)[0], mel_distances(wav, target, samples, LogMel(16000))[0]
+    total = ProbeLoss(16000, stft_weight=2.0, mel_weight=0.5)(wav, target, samples)[0]
+    torch.testing.assert_close(total, 2 * stft + 0.5 * mel)
+
+
 def test_stft_distances_are_spectral_convergence_plus_log_magnitudes() -> None:
     wav, target = noise(1, 3000), noise(1, 3000, seed=1)
     expected = 0.0

@@ -94,12 +94,16 @@ def test_raw_files_are_what_the_front_end_and_the_tracker_say(tmp_path: Path, co
         (["low.wav", "--out", "out"], 3, "8000 Hz"),
         (["a.wav", "--out", "out", "--tracker", "yin"], 2, "'yin'"),
         (["a.wav", "--out", "out", "--floor-hz", "900"], 2, "between 900 and 800"),
+        (["a.wav", "--out", "out", "--floor-hz", "0.0001"], 2, "10 Hz or more"),
         (["a.wav", "--out", "out", "--n-fft", "100"], 2, "FFT of 100"),
+        (["a.wav", "broken.wav", "--out", "out"], 3, "broken.wav"),
+        (["a.wav", "--out", "a.wav"], 2, "a.wav is no folder"),
     ],
 )
 def test_what_cannot_become_raw_files_is_named(line: list[str], code: int, said: str, command: Command) -> None:
     soundfile.write("low.wav", np.zeros(800), 8000)
     soundfile.write("a.wav", np.zeros(800), RATE)
+    soundfile.write("broken.wav", np.full(800, np.nan), RATE, "FLOAT")
     answer = command("raw", *line)
     assert answer.code == code and said in answer.err and not Path("out").exists()
 

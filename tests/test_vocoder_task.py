@@ -21,6 +21,7 @@ from headwater.downstream.vocoder.distances import Crew, distances
 from headwater.downstream.vocoder.nsf import Head as NsfHead
 from headwater.downstream.vocoder.nsf import Statistics
 from headwater.downstream.vocoder.probe import Head, ProbeConfig, Vocoder
+from headwater.downstream.vocoder.resynthesis import samples_between_frames
 from headwater.downstream.vocoder.scoring import Resyntheses
 from safetensors.torch import save_file
 from voices import RATE, done, result, voice, words
@@ -30,12 +31,18 @@ from headwater.data.readers import read_corpus
 from headwater.data.splits import parted_by
 from headwater.errors import DataError
 from headwater.metrics import Mean, evaluate, paired_difference
+from headwater.nn.upstream import UpstreamSpec
 from headwater.results.files import read_rows
 from headwater.train.loop import Trainer
 from headwater.train.windows import Windows
+from headwater.vocoder.copy_synthesis import griffin_lim, mel_bound, world
+from headwater.vocoder.distances import world_distances
+from headwater.vocoder.f0 import Tracking
 from headwater.vocoder.fourier import FourierSettings, FourierVocoder
+from headwater.vocoder.mel import LogMel
 from headwater.vocoder.nsf import NsfSettings, SourceFilter
 from headwater.vocoder.nsf_weights import to_nii
+from headwater.vocoder.tracks import kept_track
 
 pytest.importorskip("pyworld", reason="F0 and WORLD need pyworld")
 
@@ -176,6 +183,72 @@ def test_distances_do_not_depend_on_who_computes_them(monkeypatch: pytest.Monkey
         crew.add(name, *pair)
     assert crew._pool is not None
     assert crew.take() == {name: distances(*pair) for name, pair in pairs.items()}
+
+
+@pytest.mark.parametrize("processors", [1, 2])
+def test_a_large_test_is_not_held_in_memory(processors: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(crew_module, "_ALONE_SECONDS", 0.02)
+    monkeypatch.setattr(crew_module, "_AHEAD", 1)
+    monkeypatch.setattr(crew_module, "_processors", lambda: processors)
+    crew, wav = Crew(), voice(0.05, 120).astype(np.float32)
+    for number in range(8):
+        crew.add(str(number), wav, wav)
+        assert len(crew._waiting) <= (0 if processors == 1 else 2)
+    assert crew.take() == {str(number): distances(wav, wav) for number in range(8)} and crew.take() == {}
+
+
+def test_columns_are_the_distances_that_they_are_called_after() -> None:
+    original, copy = voice(0.6, 120).astype(np.float32), voice(0.6, 131, 1).astype(np.float32)
+    copy[: len(copy) // 3] = 0.02 * np.random.default_rng(0).standard_normal(len(copy) // 3)
+    copy = np.roll(copy, 400)
+    row, found = distances(original, copy), world_distances(torch.from_numpy(original), torch.from_numpy(copy), RATE)
+    assert row["mcd"] == found.mcd and row["mcd_dtw"] == found.mcd_dtw < found.mcd
+    assert row["f0_rmse"] == found.f0.rmse_cents and row["f0_correlation"] == found.f0.correlation
+    assert row["vuv_error"] == 100 * found.f0.vuv_error > 1
+
+
+@pytest.mark.parametrize(
+    ("settings", "tracking"),
+    [
+        ({}, Tracking("dio+stonemask", 71, 800, 5.0)),
+        ({"tracker": "harvest", "floor_hz": 60, "ceiling_hz": 400}, Tracking("harvest", 60, 400, 5.0)),
+    ],
+)
+def test_f0_of_a_source_filter_vocoder_is_found_as_its_settings_say(
+    settings: dict[str, Any], tracking: Tracking, corpus: Path, command: Command, undrawn: None, monkeypatch: Any
+) -> None:
+    asked: set[Tracking] = set()
+
+    def noted(samples: Any, rate: int, how: Tracking) -> Any:
+        asked.add(how)
+        return kept_track(samples, rate, how)
+
+    monkeypatch.setattr("headwater.downstream.vocoder.nsf.kept_track", noted)
+    given = [f"task.{name}={value}" for name, value in settings.items()]
+    done(command(*words(corpus, "vocoder_nsf", *given), "run"))
+    assert asked == {tracking}
+
+
+def test_copies_are_those_of_the_systems_that_they_are_called_after() -> None:
+    wav = torch.from_numpy(voice(0.2, 120)).float()
+
+    def draws(seed: int) -> torch.Generator:
+        return torch.Generator().manual_seed(seed)
+
+    expected = {
+        "world": world(wav, RATE),
+        "griffin_lim": griffin_lim(wav, RATE, iterations=32, generator=draws(5)),
+        "mel": mel_bound(wav, LogMel(RATE), iterations=32, generator=draws(5)),
+    }
+    inputs = {"sound": wav[None], "samples": torch.tensor([len(wav)])}
+    for system, copy in expected.items():
+        assert torch.equal(CopyHead(system, 5)(wav[None], inputs["samples"], inputs)[0], copy), system
+    assert not torch.equal(CopyHead("mel", 6)(wav[None], inputs["samples"], inputs)[0], expected["mel"])
+
+
+def test_strides_are_counted_in_samples_of_the_vocoder() -> None:
+    spec = UpstreamSpec("x", 8000, 80, 20.0, 4, (4,), ("x",))
+    assert samples_between_frames(spec) == (160, 40.0)
 
 
 def test_nii_weights_are_scored_as_they_stand(shared: Path, corpus: Path, command: Command, undrawn: None) -> None:

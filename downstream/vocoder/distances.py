@@ -25,6 +25,7 @@ Samples = np.ndarray[Any, np.dtype[np.float32]]
 Distances = dict[str, float | None]
 # Below so much sound, new processes would take longer to start than the work takes here.
 _ALONE_SECONDS = 60.0
+_AHEAD = 8  # utterances that wait, for each process
 
 
 def distances(original: Samples, copy: Samples) -> Distances:
@@ -55,12 +56,16 @@ EXTRAS = (THROUGH_WORLD, PESQ_WB, STOI, ESTOI)
 class Crew:
     """Distances of many utterances: here, or by as many processes as there are processors once there is much to do.
 
-    Values do not depend on who computed them.
+    Values do not depend on who computed them, and no more sound is held than is being worked on.
     """
 
     def __init__(self) -> None:
+        self._begin_anew()
+
+    def _begin_anew(self) -> None:
         self._waiting: dict[str, tuple[Samples, Samples]] = {}
         self._futures: dict[str, Future[Distances]] = {}
+        self._found: dict[str, Distances] = {}
         self._pool: ProcessPoolExecutor | None = None
         self._seconds = 0.0
 
@@ -68,24 +73,33 @@ class Crew:
         """Take in an utterance: two waveforms (samples,) float32."""
         self._waiting[name] = original, copy
         self._seconds += len(original) / RATE
+        if self._seconds <= _ALONE_SECONDS:
+            return
         workers = _processors()
-        if self._seconds > _ALONE_SECONDS and workers > 1:
-            if self._pool is None:
-                # New interpreters, as a fork of one that runs threads may hang.
-                context = multiprocessing.get_context("spawn")
-                self._pool = ProcessPoolExecutor(workers, context, _begin)
+        if workers > 1 and self._pool is None:
+            # New interpreters, as a fork of one that runs threads may hang.
+            context = multiprocessing.get_context("spawn")
+            self._pool = ProcessPoolExecutor(workers, context, _begin)
+        if self._pool is not None:
             for each in self._waiting.keys() - self._futures.keys():
                 self._futures[each] = self._pool.submit(distances, *self._waiting[each])
+        while len(self._waiting) > (workers * _AHEAD if workers > 1 else 0):
+            self._settle(next(iter(self._waiting)))
 
     def take(self) -> dict[str, Distances]:
         """All distances since the last time, by name."""
-        waiting, futures, pool = self._waiting, self._futures, self._pool
-        self._waiting, self._futures, self._pool, self._seconds = {}, {}, None, 0.0
         try:
-            return {name: _result(futures.get(name), *pair) for name, pair in waiting.items()}
+            for name in list(self._waiting):
+                self._settle(name)
+            return self._found
         finally:
-            if pool is not None:
-                pool.shutdown(cancel_futures=True)
+            if self._pool is not None:
+                self._pool.shutdown(cancel_futures=True)
+            self._begin_anew()
+
+    def _settle(self, name: str) -> None:
+        pair = self._waiting.pop(name)
+        self._found[name] = _result(self._futures.pop(name, None), *pair)
 
 
 def _result(future: Future[Distances] | None, original: Samples, copy: Samples) -> Distances:

@@ -19,7 +19,7 @@ from headwater.train.corpora import Measured
 from headwater.train.task import Batch, Item, Sounds
 from headwater.train.weight_file import WeightFile
 from headwater.vocoder.draws import Seeded
-from headwater.vocoder.f0 import Tracker, Tracking, extract_f0
+from headwater.vocoder.f0 import LEAST_HZ, Tracker, Tracking, extract_f0
 from headwater.vocoder.nsf import NsfSettings, Rendering, SourceFilter
 from headwater.vocoder.nsf_loss import nsf_loss
 from headwater.vocoder.nsf_weights import read_nsf
@@ -46,7 +46,7 @@ class NsfConfig(ResynthesisConfig):
     f0_folder: Place = Field(None, description="F0 that is given: .f0 files, called as the audio files")
     f0_column: str | None = Field(None, description="F0 that is given: the column of the table that names .f0 files")
     tracker: Tracker = "dio+stonemask"
-    floor_hz: float = Field(FLOOR_HZ, gt=0)
+    floor_hz: float = Field(FLOOR_HZ, ge=LEAST_HZ)
     ceiling_hz: float = Field(CEILING_HZ, gt=0)
 
 

@@ -30,7 +30,9 @@ class Score(NamedTuple):
 
 
 def pesq(reference: Samples, estimate: Samples, sample_rate: int, band: Band) -> Score:
-    """Perceptual quality (ITU-T P.862, P.862.2), -0.5 to 4.644, of equally long signals (T,): `wb` at 16 kHz, `nb` at 8 or 16 kHz.
+    """Perceptual quality (MOS-LQO of ITU-T P.862.1 and P.862.2) of equally long signals (T,).
+
+    `wb` is defined at 16 kHz, 1.02 to 4.64, `nb` at 8 and 16 kHz, 1.02 to 4.55.
 
     Raises:
         UsageError: the package is not installed, or PESQ is not defined at this rate.

@@ -14,6 +14,7 @@ from headwater.errors import UsageError
 from headwater.vocoder.world import CEILING_HZ, FLOOR_HZ, FRAME_PERIOD_MS, Array, pyworld, samples_of, times
 
 Tracker = Literal["harvest", "harvest+stonemask", "dio", "dio+stonemask"]
+LEAST_HZ = 10.0  # WORLD's filters are as long as some periods of the floor
 TRACKERS: tuple[Tracker, ...] = get_args(Tracker)
 
 
@@ -31,12 +32,12 @@ class Tracking:
     period_ms: float = FRAME_PERIOD_MS
 
     def check(self, sample_rate: int) -> None:
-        """`UsageError` for an unknown tracker, a period of nothing, or limits that do not rise or reach half the sample rate."""
+        """`UsageError` for an unknown tracker, a period of nothing, or limits below `LEAST_HZ`, that do not rise or reach half the sample rate."""
         if self.tracker not in TRACKERS:
             raise UsageError(f"the F0 tracker is {self.tracker!r}; known are {', '.join(TRACKERS)}")
-        if not 0 < self.floor_hz < self.ceiling_hz <= sample_rate / 2:
+        if not LEAST_HZ <= self.floor_hz < self.ceiling_hz <= sample_rate / 2:
             raise UsageError(
-                f"F0 is to lie between {self.floor_hz:g} and {self.ceiling_hz:g} Hz; the limits must be above 0, rise, "
+                f"F0 is to lie between {self.floor_hz:g} and {self.ceiling_hz:g} Hz; the limits must be {LEAST_HZ:g} Hz or more, rise, "
                 f"and end at half the sample rate ({sample_rate / 2:g} Hz) at most"
             )
         if self.period_ms <= 0:
