@@ -6,6 +6,7 @@ classes without behaviour. Whatever else a file asks for, it is refused, by name
 
 from __future__ import annotations
 
+import mmap
 import pickletools
 import re
 import threading
@@ -19,6 +20,8 @@ import torch
 
 from headwater.errors import DataError
 
+# PyTorch makes a bytearray of any size that a file names: a kilobyte could take all memory. No weights need one.
+_GREEDY = re.compile(rb"c(?:builtins|__builtin__)\n(bytearray)\n")
 # PyTorch keeps the list of allowed names for the whole process.
 _LOCK = threading.Lock()
 
@@ -85,6 +88,7 @@ def read_pickle(path: str | Path, stand_ins: Collection[str] = ()) -> Any:
         ):
             warnings.simplefilter("ignore")
             _plain_archive(path)
+            _no_bytearray(path)
             return torch.load(file, map_location="cpu", weights_only=True)
     except DataError:
         raise
@@ -99,6 +103,17 @@ def read_pickle(path: str | Path, stand_ins: Collection[str] = ()) -> Any:
                 f"{path} asks for {asked[1]!r}, which no weight file that Headwater reads needs; it was not read, nothing in it was run"
             ) from None
         raise DataError(f"{path}: not a whole weight file of PyTorch ({_said(error)}); nothing in it was run") from None
+
+
+def _no_bytearray(path: str | Path) -> None:
+    """`DataError` for a file that asks for memory by the number."""
+    if not Path(path).stat().st_size:
+        return
+    with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        if _GREEDY.search(content) is not None:
+            raise DataError(
+                f"{path} asks for 'bytearray', which no weight file that Headwater reads needs; it was not read, nothing in it was run"
+            )
 
 
 def _said(error: Exception) -> str:

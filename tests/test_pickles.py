@@ -155,6 +155,13 @@ class Reduced:
         return exec, (STATEMENT,)
 
 
+class Sized:
+    """Pickles as a kilobyte that becomes many."""
+
+    def __reduce__(self) -> Any:
+        return bytearray, (2 * 10**8,)
+
+
 # Every one would write a file if anything of it ran -> what is said of it.
 HELD = {"weight": torch.zeros(3000), "Optimizer": Reduced()}
 ATTACKS: dict[str, tuple[bytes, str]] = {
@@ -170,6 +177,11 @@ ATTACKS: dict[str, tuple[bytes, str]] = {
         "asks for 'torch.storage._load_from_bytes'",
     ),
     "a program": (saved(HELD, member="archive/constants.pkl"), "TorchScript archives"),
+    "memory by the number": (saved({"m": Sized()}), "asks for 'bytearray'"),
+    "memory by the number, in Python 2's words": (
+        legacy(b"c__builtin__\nbytearray\nJ\x00\x00\x00\x40\x85R"),
+        "asks for 'bytearray'",
+    ),
     "a zip bomb": (saved(HELD, packed=True), "it would unpack to more than it is"),
     "a path out of the archive": (
         saved(HELD, member="archive/../../outside"),

@@ -456,15 +456,19 @@ def test_in_training_gradient_passes_the_quantizer(name: str) -> None:
         assert reached and all(bool((grad != 0).any()) for grad in reached[:1])
 
 
-def test_npc_tells_a_frame_from_its_neighbours_alone() -> None:
-    model, frame, wide = load("npc"), 30, load("npc").settings.mask_size // 2
+@pytest.mark.parametrize("fresh", [False, True], ids=["of the original", "fresh"])
+def test_npc_tells_a_frame_from_its_neighbours_alone(fresh: bool) -> None:
+    model: Any = (
+        headwater.load("npc", config={"random_weights": 0, "hidden_size": 24, "vq": None}) if fresh else load("npc")
+    )
+    frame, wide = 30, model.settings.mask_size // 2
     x = torch.randn(1, 60, 80, generator=torch.Generator().manual_seed(0))
     changed = x.clone()
     changed[0, frame - wide : frame + wide + 1] += 3.0
     with torch.no_grad():
         one, two = (model.network(y, torch.tensor([60]))[-1][0] for y in (x, changed))
     assert torch.equal(one[frame], two[frame])
-    assert not torch.equal(one[frame + 1], two[frame + 1])
+    assert not torch.equal(one[frame - 1], two[frame - 1]) and not torch.equal(one[frame + 1], two[frame + 1])
 
 
 def test_apc_sees_nothing_that_comes() -> None:

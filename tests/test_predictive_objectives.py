@@ -170,6 +170,41 @@ def test_a_batch_of_contrasts_is_made_of_groups_of_one_speaker(corpus: Path) -> 
     assert all(len({speakers[index] for index in group}) == 1 for group in first)
 
 
+def test_contrasts_are_counted_at_places_whose_targets_there_are_and_begin_without_biases() -> None:
+    objective: Any = built(config_of("-u", "cpc", "-o", SMALL["cpc"]))
+    assert not any(layer.conv.bias.any() for layer in objective.model.network.encoder)
+    wavs = [torch.randn(size, generator=torch.Generator().manual_seed(size)) for size in (20480, 8000)]
+    share = share_of(objective, *wavs)
+    _, counts = objective(wavs, share)
+    assert torch.equal(counts, share.lengths.float() - 12)
+
+
+@pytest.mark.parametrize(("name", "least"), [("apc", 6), ("vq_apc", 6), ("npc", 2), ("cpc", 13)])
+def test_what_has_no_frame_to_be_told_is_too_short(name: str, least: int) -> None:
+    objective = built(config_of("-u", name, "-o", SMALL[name]))
+    assert objective.too_short(least - 1) and not objective.too_short(least)
+
+
+def test_a_student_counts_frames_of_all_layers_and_slows_its_convolutions_down() -> None:
+    gradients = []
+    for scale in (1.0, 0.1):
+        objective: Any = built(
+            config_of("-u", "distilhubert", "-o", f"{STUDENT},,model.task.feature_grad_mult={scale}")
+        )
+        objective.model.eval()
+        wavs = [torch.randn(4000, generator=torch.Generator().manual_seed(0))]
+        share = share_of(objective, *wavs)
+        torch.manual_seed(0)
+        for parameter in objective.parameters():
+            torch.nn.init.normal_(parameter, std=0.1)
+        loss, counts = objective(wavs, share)
+        assert counts.tolist() == [float(share.lengths[0]) * len(objective.config.network["pred_layer_id"])]
+        loss.sum().backward()
+        gradients.append(objective.model.network.extractor[0].conv.weight.grad.clone())
+    assert gradients[0].abs().max() > 0
+    torch.testing.assert_close(gradients[1], 0.1 * gradients[0])
+
+
 @pytest.mark.parametrize("name", SMALL)
 def test_a_stopped_run_ends_as_an_undisturbed_one_and_loads_as_its_upstream(
     name: str, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

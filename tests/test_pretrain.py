@@ -292,8 +292,8 @@ def test_utterances_too_short_to_mask_are_skipped_counted_and_said(tmp_path: Pat
         soundfile.write(file, 0.1 * np.ones(160 * 22), 16000)  # 23 frames: 15 % of them make no span of 7
     said = pretrain(corpus, tmp_path / "run")
     result = result_of(tmp_path / "run")
-    assert "2 utterance(s) too short to mask skipped" in said.out
-    assert "2 utterance(s) too short to mask skipped" in result["notes"]
+    assert "2 utterance(s) too short to learn from skipped" in said.out
+    assert "2 utterance(s) too short to learn from skipped" in result["notes"]
     assert sum(part["utterances"] for part in result["data"]["splits"].values()) == 16
     shorter = prepared(corpus, "min_seconds=0.3").speech
     assert any("2 utterance(s) shorter than min_seconds (0.3) left out" in note for note in shorter.notes)

@@ -72,12 +72,12 @@ ROWS = [
     Row("no run to go on with", USAGE, ("no run there",), ("-e", "nowhere")),
     Row("no data", USAGE, ("nowhere.csv",), ("--data", "nowhere.csv")),
     Row("no such column", WRONG_DATA, ("data.where", "sex"), ("-o", "data.where.sex=f")),
-    Row("all too short", WRONG_DATA, ("corpus.csv", "too short to mask"), fault=silence(160 * 22)),
-    Row("crops too short", WRONG_DATA, ("corpus.csv", "too short to mask"), ("-o", "crop_seconds=0.1")),
+    Row("all too short", WRONG_DATA, ("corpus.csv", "too short to learn from"), fault=silence(160 * 22)),
+    Row("crops too short", WRONG_DATA, ("corpus.csv", "too short to learn from"), ("-o", "crop_seconds=0.1")),
     Row("all left out", WRONG_DATA, ("no utterance is left", "min_seconds"), ("-o", "min_seconds=9")),
     Row("no device", USAGE, ("--device",), ("--device", "quantum")),
     Row("a foreign folder", USAGE, ("run holds other things", "letter"), fault=write("run/letter", "Dear")),
-    Row("a dry run of it", WRONG_DATA, ("too short to mask",), ("--dry-run", "-o", "crop_seconds=0.1")),
+    Row("a dry run of it", WRONG_DATA, ("too short to learn from",), ("--dry-run", "-o", "crop_seconds=0.1")),
     *(
         Row(f"audio: {name}", WRONG_DATA, ("spk00-00.wav", *words), fault=lambda fault=fault: fault(FIRST["csv"]))  # type: ignore[misc]
         for name, (fault, words) in AUDIO.items()

@@ -114,8 +114,9 @@ def wish_of(args: argparse.Namespace) -> Wish:
         ("-c", args.clusters, 2),
         ("--frames", args.frames, 2),
         ("--memory-gib", args.memory_gib, 0),
+        ("--seed", args.seed, 0),
     ):
-        if value is not None and value < least:
+        if value is not None and not value >= least:  # NaN, too
             raise UsageError(f"{flag} {value}: at least {least}")
     if args.centres is not None and (args.clusters, args.frames, args.fit) != (None, None, None):
         raise UsageError("-c, --frames and --fit are for new clusters, and --centres brings its own")

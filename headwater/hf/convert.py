@@ -24,7 +24,8 @@ def convert(source: Path, target: Path, *, upstream: str | None = None, force: b
     if target.is_file():
         raise UsageError(f"{target} is a file; a directory is written")
     if source.is_dir():
-        raise UsageError(f"{source} is a directory already: -u hf:{source} loads it")
+        form = "hf" if (source / "config.json").is_file() else "ckpt"
+        raise UsageError(f"{source} is a directory already: -u {form}:{source} loads it")
     if upstream is not None and not issubclass(upstreams[upstream].load(), SpeechEncoder):
         raise UsageError(f"-u {upstream} is no speech encoder of transformers")
     encoder = read_encoder(source, named=None if upstream is None else _type(upstreams[upstream]))

@@ -99,7 +99,7 @@ def read_speech(config: PretrainConfig, corpus: Corpus, objective: Objective, cr
         if not objective.too_short(frames(min(size_of[utterance.id], crop or size_of[utterance.id])))
     ]
     if len(usable) < len(kept):
-        notes.append(f"{len(kept) - len(usable)} utterance(s) too short to mask skipped")
+        notes.append(f"{len(kept) - len(usable)} utterance(s) too short to learn from skipped")
     if {"train", "dev"} <= set(corpus.splits()):
         held = {utterance.id for utterance in usable if utterance.split == "dev"}
     else:
@@ -111,7 +111,9 @@ def read_speech(config: PretrainConfig, corpus: Corpus, objective: Objective, cr
         for name in ("train", "dev")
     }
     if not parts["train"]:
-        reason = "every utterance is too short to mask" if kept and not usable else "no utterance is left to train on"
+        reason = (
+            "every utterance is too short to learn from" if kept and not usable else "no utterance is left to train on"
+        )
         raise DataError(f"{data.path or corpus.name}: {reason} ({'; '.join(notes)})")
     if not parts["dev"]:
         notes.append(

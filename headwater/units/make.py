@@ -16,7 +16,7 @@ from headwater.config import DataConfig, UpstreamConfig
 from headwater.data.corpus import Utterance
 from headwater.data.features import common_features
 from headwater.data.labels import SAMPLE_RATE, FrameLabels, label_centres, read_frame_labels
-from headwater.errors import DataError, UsageError
+from headwater.errors import DataError, UsageError, nearest
 from headwater.loading import load_upstream
 from headwater.nn.lengths import frame_index
 from headwater.nn.upstream import Upstream
@@ -38,8 +38,8 @@ class Wish:
     """What units are wanted.
 
     layer: of the hidden states, from the end where it is negative. clusters: how many. frames: at most so many are clustered, drawn evenly from all speech.
-    centres: a folder of units whose clusters are taken in the place of new ones. fit, score: the splits that are clustered, and measured against labels, where
-    the corpus states splits. memory: bytes of features that may be held.
+    centres: a folder of units whose clusters are taken in the place of new ones. fit, score: the splits that are clustered, and measured against labels; None for
+    train and test, or all where the corpus states no such. memory: bytes of features that may be held.
     """
 
     upstream: UpstreamConfig
@@ -48,8 +48,8 @@ class Wish:
     clusters: int = 100
     frames: int = 200_000
     centres: Path | None = None
-    fit: str = "train"
-    score: str = "test"
+    fit: str | None = None
+    score: str | None = None
     seed: int = 1337
     memory: float = 4.0 * 2**30
 
@@ -95,7 +95,7 @@ def make_units(wish: Wish, folder: Path, *, device: torch.device, say: Callable[
     if wish.centres is not None:
         centres, fitted = _given(wish, source, upstream), read_about(wish.centres).get("fit", {})
     else:
-        split = wish.fit if parts.splits.get(wish.fit) else None
+        split = _split("--fit", wish.fit, "train", parts)
         sample = [one for one in utterances if split is None or one.split == split]
         x = _sample(frozen, sample, lengths, wish)
         found = kmeans(x, wish.clusters, seed=wish.seed)
@@ -183,11 +183,21 @@ def _labels(data: DataConfig, lengths: dict[str, int]) -> FrameLabels | None:
     return demo_labels()
 
 
+def _split(flag: str, asked: str | None, usual: str, parts: Measured) -> str | None:
+    """The split that is meant, None for all. `UsageError` for one that was asked for and is not there."""
+    known = [name for name, part in parts.splits.items() if part]
+    if asked is None:
+        return usual if usual in known else None
+    if asked not in known:
+        raise UsageError(f"{flag} {asked}: the corpus has {', '.join(known)}.{nearest(asked, known)}")
+    return asked
+
+
 def _against(
     labels: FrameLabels, of: dict[str, np.ndarray], parts: Measured, wish: Wish, upstream: Upstream, clusters: int
 ) -> dict[str, Any]:
     """The measures on the split that is scored: at every label the unit nearest in time."""
-    split = wish.score if parts.splits.get(wish.score) else None
+    split = _split("--split", wish.score, "test", parts)
     scored = [one for name, part in parts.splits.items() if split in (None, name) for one, _ in part]
     missing = [one.id for one in scored if one.id not in labels.labels]
     if missing:

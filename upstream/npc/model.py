@@ -36,7 +36,7 @@ class Settings(FeatureSettings):
     @model_validator(mode="after")
     def _fits(self) -> Settings:
         if self.kernel_size % 2 == 0 or self.mask_size % 2 == 0:
-            raise ValueError("kernel_size and mask_size are odd")
+            raise ValueError("kernel_size and mask_size must be odd")
         if self.hidden_taps(self.n_blocks - 1) >= self.kernel_size:
             raise ValueError(f"kernel_size {self.kernel_size} is no wider than what the last block may not see")
         if self.vq is not None and self.dim_bottleneck is not None:
