@@ -150,7 +150,7 @@ def test_clusters_of_another_folder_are_taken_as_they_are(corpus: Path, units: P
         (["-l", "3"], 2, "has the layers 0 to 0"),
         (["-c", "1"], 2, "-c 1: at least 2"),
         (["--fit", "trian"], 2, "--fit trian: the corpus has train, dev, test. Did you mean"),
-        (["--split", "nosplit", "-o", "data.labels=phones.txt"], 2, "--split nosplit: the corpus has train, dev, test"),
+        (["--split", "nosplit"], 2, "--split nosplit: the corpus has train, dev, test"),
         (["--seed", "-1"], 2, "--seed -1: at least 0"),
         (["--memory-gib", "nan"], 2, "--memory-gib nan: at least 0"),
         (["-c", "100000"], 3, "give more speech, or fewer clusters"),

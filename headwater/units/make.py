@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -38,8 +38,8 @@ class Wish:
     """What units are wanted.
 
     layer: of the hidden states, from the end where it is negative. clusters: how many. frames: at most so many are clustered, drawn evenly from all speech.
-    centres: a folder of units whose clusters are taken in the place of new ones. fit, score: the splits that are clustered, and measured against labels; None for
-    train and test, or all where the corpus states no such. memory: bytes of features that may be held.
+    centres: a folder of units whose clusters are taken in the place of new ones. fit, score: the splits that are clustered, and measured against labels;
+    None for train and test, or all where the corpus states no such. memory: bytes of features that may be held.
     """
 
     upstream: UpstreamConfig
@@ -71,6 +71,7 @@ def make_units(wish: Wish, folder: Path, *, device: torch.device, say: Callable[
     layer = wish.layer % upstream.num_layers
     rate = upstream.sample_rate
     parts = measured(corpus, wish.data.model_copy(update={"splits": "whole"}), seed=wish.seed, rate=rate, needed=())
+    fit, score = _split("--fit", wish.fit, "train", parts), _split("--split", wish.score, "test", parts)
     lengths = {utterance.id: samples for part in parts.splits.values() for utterance, samples in part}
     utterances = [utterance for part in parts.splits.values() for utterance, _ in part]
     source = {
@@ -95,14 +96,13 @@ def make_units(wish: Wish, folder: Path, *, device: torch.device, say: Callable[
     if wish.centres is not None:
         centres, fitted = _given(wish, source, upstream), read_about(wish.centres).get("fit", {})
     else:
-        split = _split("--fit", wish.fit, "train", parts)
-        sample = [one for one in utterances if split is None or one.split == split]
+        sample = [one for one in utterances if fit in (None, one.split)]
         x = _sample(frozen, sample, lengths, wish)
         found = kmeans(x, wish.clusters, seed=wish.seed)
         centres = found.centres
         spread = float((x - x.mean(0)).square().sum(1).mean())
         fitted = {
-            "split": split or "all",
+            "split": fit or "all",
             "utterances": len(sample),
             "frames": len(x),
             "steps": found.steps,
@@ -127,7 +127,7 @@ def make_units(wish: Wish, folder: Path, *, device: torch.device, say: Callable[
     }
     labels = _labels(wish.data, lengths if rate == SAMPLE_RATE else {})
     if labels is not None:
-        about["phones"] = _against(labels, of, parts, wish, upstream, len(centres))
+        about["phones"] = _against(labels, of, parts, replace(wish, score=score), upstream, len(centres))
     write_units(folder, of, centres.cpu(), about)
     return about
 
@@ -196,9 +196,8 @@ def _split(flag: str, asked: str | None, usual: str, parts: Measured) -> str | N
 def _against(
     labels: FrameLabels, of: dict[str, np.ndarray], parts: Measured, wish: Wish, upstream: Upstream, clusters: int
 ) -> dict[str, Any]:
-    """The measures on the split that is scored: at every label the unit nearest in time."""
-    split = _split("--split", wish.score, "test", parts)
-    scored = [one for name, part in parts.splits.items() if split in (None, name) for one, _ in part]
+    """The measures on the split that is scored (None is all): at every label the unit nearest in time."""
+    scored = [one for name, part in parts.splits.items() if wish.score in (None, name) for one, _ in part]
     missing = [one.id for one in scored if one.id not in labels.labels]
     if missing:
         raise DataError(
@@ -216,7 +215,7 @@ def _against(
     speakers = {one.id: one.speaker for one in scored}
     found = measure(units, phones, speakers, (clusters, labels.num_classes), seed=wish.seed)
     return {
-        "split": split or "all",
+        "split": wish.score or "all",
         "utterances": len(scored),
         "frames": sum(map(len, phones.values())),
         "classes": labels.num_classes,
