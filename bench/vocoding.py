@@ -1,6 +1,6 @@
 """What representations still know of the sound: the probing table on real speech, unseen speakers, beside what copy-synthesis reaches without training.
 
-    python bench/vocoding.py ../shared/data --out /tmp/vocoding [--steps 600] [--models tera.demo] [--systems mel mfcc] [--list FILE.csv] [--only-table]
+    python bench/vocoding.py ../shared/data --out /tmp/vocoding [--steps 600] [--models tera.demo] [--systems mel mfcc] [--plots DIR] [--only-table]
 
 Every upstream gets the same vocoder, steps and pieces. The rows are means over test utterances with 95 % intervals over speakers; below them the paired
 differences to mel, measure by measure. Runs that are finished are not run again, so several of these may share the work: `--part 0/2`, `--part 1/2`.
@@ -17,6 +17,8 @@ from headwater.cli.run import main as run
 from headwater.cli.shell import guarded
 from headwater.errors import DataError
 from headwater.metrics import measure_from_json, paired_difference
+from headwater.results.files import write_bytes
+from headwater.results.plots import interval_plot
 from headwater.results.table import load_metrics, load_result, read_scores
 
 LIST = Path("lists") / "librispeech_phone_unseen.csv"
@@ -35,8 +37,8 @@ def place(out: Path, system: str) -> Path:
     return out / system.replace(": ", "-")
 
 
-def report(out: Path, names: Sequence[str]) -> None:
-    """A block for each measure: all systems, then the differences to mel."""
+def report(out: Path, names: Sequence[str], plots: Path | None) -> None:
+    """A block for each measure: all systems, then the differences to mel; a picture of each in the folder `plots`."""
     found = {
         name: load_metrics(place(out, name), "test") for name in names if (place(out, name) / "result.json").is_file()
     }
@@ -53,6 +55,8 @@ def report(out: Path, names: Sequence[str]) -> None:
     for measure in dict.fromkeys(measure for metrics in found.values() for measure in metrics):
         held = {name: metrics[measure] for name, metrics in found.items() if measure in metrics}
         one = next(iter(held.values()))
+        if plots is not None:
+            write_bytes(plots / f"vocoding_{measure}.svg", interval_plot(list(held.items()), name=measure))
         print(
             f"\n{measure} {f'({one.unit}) ' if one.unit else ''}{'higher' if one.higher_is_better else 'lower'} is better"
         )
@@ -77,6 +81,7 @@ def main() -> int:
     parser.add_argument("--list", type=Path, help=f"CSV with splits (default: DATA/{LIST})")
     parser.add_argument("--models", nargs="*", default=["tera.demo", "mockingjay.demo", "audio_albert.demo"])
     parser.add_argument("--systems", nargs="*", help="only these")
+    parser.add_argument("--plots", type=Path, help="a folder for a picture of each measure")
     parser.add_argument("--steps", type=int, help="of training; the task's own number when not given")
     parser.add_argument("--limit", type=int, help="utterances of each split, for trying out")
     parser.add_argument("--part", default="0/1", metavar="I/N")
@@ -93,7 +98,7 @@ def main() -> int:
         data = ["--data", str(args.list or args.data / LIST)]
         if guarded(run, [*line, *data, *steps, *limit, "-p", str(path)]):
             return 1
-    report(args.out, list(rows))
+    report(args.out, list(rows), args.plots)
     return 0
 
 
