@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -261,6 +262,7 @@ def test_silence_and_whispers_are_scored_as_far_as_they_can_be_and_the_rest_is_s
     test = result("run")["metrics"]["test"]
     assert test["mel_l1"]["n"] == test["vuv_error"]["n"] == 2 and test["mcd"]["n"] == 1
     assert "f0_rmse" not in test and "f0_correlation" not in test
-    assert "no f0_rmse, f0_correlation: defined for none of 2 utterances" in test["mel_l1"]["note"]
+    # PESQ and STOI need more speech than this, where they are installed.
+    assert re.search(r"no f0_rmse, f0_correlation[\w, ]*: defined for none of 2 utterances", test["mel_l1"]["note"])
     assert "no f0_rmse, f0_correlation" in Path("run/report.html").read_text(encoding="utf-8")
     assert read_rows(Path("run/scores/test.jsonl"))[1]["mcd"] is None
