@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -172,6 +173,10 @@ def test_a_judge_of_other_weights_in_the_same_folder_is_another_run(folder: Path
     save_file({name: value + 1 for name, value in weights.items()}, tmp_path / "judge" / "model.safetensors")
     (after,) = load_judges([str(tmp_path / "judge")], data_of(folder), 1337)
     assert after.sha256 != before.sha256
+    config = tmp_path / "judge" / "config.yaml"
+    config.write_text(re.sub(r"(?m)^seed: \d+$", "seed: 4", config.read_text(encoding="utf-8")), encoding="utf-8")
+    (other,) = load_judges([str(tmp_path / "judge")], data_of(folder), 1337)
+    assert other.weights_sha256 == after.weights_sha256 and other.sha256 != after.sha256
 
 
 @pytest.mark.parametrize(
