@@ -27,7 +27,7 @@ from headwater.results.table import load_result, read_scores
 
 LIST = "lists/librispeech_mix2.csv"
 VOICES, SUBSET = "pretrain/pretrain.tsv", "train-clean-100"
-MODELS = ("tera.demo", "hubert.demo", "wav2vec2.demo", "cpc.demo")
+MODELS = ("tera.demo", "hubert.demo", "wav2vec2.demo", "cpc.demo", "apc.demo")
 ORACLES = ("ibm", "irm", "wfm", "psm")
 SI_SDRI = Mean("si_sdri", "si_sdri", "dB", higher_is_better=True, chance=0.0)
 # Windows of 4 ms in place of 2: half the frames, so twice the steps in the time of two cores.
@@ -55,17 +55,22 @@ def mixtures(data: Path, out: Path) -> Path:
     with open(data / VOICES, encoding="utf-8", newline="") as lines:
         voices = [row for row in csv.DictReader(lines, delimiter="\t") if row["subset"] == SUBSET]
     random.Random(0).shuffle(voices)
-    columns = ("mix_id", "split", "path1", "path2", "speaker1", "speaker2", "genders", "gain1", "gain2")
-    rows = [[row[column] for column in columns] for row in held]
-    for number, (one, two) in enumerate(zip(voices[::2], voices[1::2], strict=False)):
-        paths, speakers = (
-            (f"{Path(VOICES).parent}/{voice['path']}" for voice in (one, two)),
-            (one["speaker"], two["speaker"]),
-        )
-        rows.append([f"drawn{number:04d}", "train", *paths, *speakers, one["gender"] + two["gender"], "1", "1"])
+    folder = Path(VOICES).parent
+    drawn = [
+        {
+            "mix_id": f"drawn{number:04d}",
+            "split": "train",
+            **{f"path{place}": f"{folder}/{voice['path']}" for place, voice in enumerate(pair, start=1)},
+            **{f"speaker{place}": voice["speaker"] for place, voice in enumerate(pair, start=1)},
+            "genders": "".join(voice["gender"] for voice in pair),
+        }
+        for number, pair in enumerate(zip(voices[::2], voices[1::2], strict=False))
+    ]
     text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows([columns, *rows])
-    out.mkdir(parents=True, exist_ok=True)
+    columns = ("mix_id", "split", "path1", "path2", "speaker1", "speaker2", "genders", "gain1", "gain2")
+    writer = csv.DictWriter(text, columns, restval="", extrasaction="ignore", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows([*held, *drawn])
     file = out / "mixtures.csv"
     write_bytes(file, text.getvalue().encode())
     return file
@@ -121,7 +126,10 @@ def main() -> int:
     args = parser.parse_args()
     rows = {name: line for name, line in systems(args.models).items() if not args.systems or name in args.systems}
     seeds, every = list(range(1337, 1337 + args.seeds)), max(1, args.steps // 10)
-    steps = f"runner.total_steps={args.steps},,runner.eval_step={every},,runner.save_step={every},,batch.size=8,,scheduler.name=linear"
+    steps = (
+        f"runner.total_steps={args.steps},,runner.eval_step={every},,runner.save_step={every},,batch.size=8,,"
+        f"scheduler.name=linear,,data.root={args.data}"
+    )
     source = args.data / LIST if args.list or args.only_table else mixtures(args.data, args.out)
     part, parts = map(int, args.part.split("/"))
     for number, (system, line) in enumerate(rows.items()):
@@ -129,17 +137,7 @@ def main() -> int:
             continue
         for seed in seeds:
             path = place(args.out, system, seed)
-            words = [
-                *line,
-                "--data",
-                str(source),
-                "--seed",
-                str(seed),
-                "-p",
-                str(path),
-                "-o",
-                f"data.root={args.data},,{steps}",
-            ]
+            words = [*line, "--data", str(source), "--seed", str(seed), "-p", str(path), "-o", steps]
             if not (path / "result.json").is_file() and guarded(run, words):
                 return 1
     report(args.out, list(rows), seeds)

@@ -21,7 +21,7 @@ import torch
 from headwater.errors import DataError
 
 # PyTorch makes a bytearray of any size that a file names: a kilobyte could take all memory. No weights need one.
-_GREEDY = re.compile(rb"c(?:builtins|__builtin__)\n(bytearray)\n")
+_GREEDY = re.compile(rb"c(?:builtins|__builtin__)\nbytearray\n")
 # PyTorch keeps the list of allowed names for the whole process.
 _LOCK = threading.Lock()
 
@@ -99,9 +99,7 @@ def read_pickle(path: str | Path, stand_ins: Collection[str] = ()) -> Any:
     except Exception as error:  # whatever the bytes of a foreign file lead to
         asked = re.search(r"GLOBAL (\S+) (?:was not an allowed|whose module)", str(error))
         if asked:
-            raise DataError(
-                f"{path} asks for {asked[1]!r}, which no weight file that Headwater reads needs; it was not read, nothing in it was run"
-            ) from None
+            raise _asks(path, asked[1]) from None
         raise DataError(f"{path}: not a whole weight file of PyTorch ({_said(error)}); nothing in it was run") from None
 
 
@@ -111,9 +109,13 @@ def _no_bytearray(path: str | Path) -> None:
         return
     with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
         if _GREEDY.search(content) is not None:
-            raise DataError(
-                f"{path} asks for 'bytearray', which no weight file that Headwater reads needs; it was not read, nothing in it was run"
-            )
+            raise _asks(path, "bytearray")
+
+
+def _asks(path: str | Path, what: str) -> DataError:
+    return DataError(
+        f"{path} asks for {what!r}, which no weight file that Headwater reads needs; it was not read, nothing in it was run"
+    )
 
 
 def _said(error: Exception) -> str:

@@ -20,3 +20,13 @@ def result_of(folder: Path) -> dict[str, Any]:
 def tiny(folder: Path) -> Path:
     """A table of 15 utterances of three speakers."""
     return make_corpus(folder, "csv", speakers=3, utterances=5)
+
+
+def short_run(upstream: str, task: str, *more: Any) -> tuple[Any, ...]:
+    """The words of a run of thirty steps."""
+    return "run", "-u", upstream, "-d", task, *more, *QUICK
+
+
+def short_phones(upstream: str, data: Path, labels: Path, *more: Any) -> tuple[Any, ...]:
+    """The words of a run of thirty steps on labelled frames."""
+    return short_run(upstream, "phone", "--data", data, "-o", f"data.labels={labels}", *more)

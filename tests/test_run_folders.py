@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from corpora import make_corpus, make_labels
-from task_runs import QUICK, Command, result_of
+from task_runs import QUICK, Command, result_of, short_phones, short_run
 from test_contract import PLUGIN
 
 import headwater
@@ -18,7 +18,7 @@ from headwater.results.files import read_rows
 
 
 def test_a_run_folder_is_enough_to_score_and_predict(command: Command, tiny_corpus: Path, tmp_path: Path) -> None:
-    assert command("run", "-u", "fbank_no_cmvn", "-d", "speaker", "--data", tiny_corpus, "-p", "run", *QUICK).code == 0
+    assert command(*short_run("fbank_no_cmvn", "speaker", "--data", tiny_corpus, "-p", "run")).code == 0
     Path("run").rename(tmp_path / "moved")
     again = command("run", "-m", "evaluate", "-e", tmp_path / "moved", "--out", "again.jsonl")
     assert again.code == 0, again.err
@@ -33,23 +33,7 @@ def test_a_run_folder_is_enough_to_score_and_predict(command: Command, tiny_corp
 
 def test_predictions_of_frames_say_their_time(command: Command, tiny_corpus: Path) -> None:
     labels = make_labels(tiny_corpus.parent)
-    assert (
-        command(
-            "run",
-            "-u",
-            "stft_mag",
-            "-d",
-            "phone",
-            "--data",
-            tiny_corpus,
-            "-o",
-            f"data.labels={labels}",
-            "-p",
-            "run",
-            *QUICK,
-        ).code
-        == 0
-    )
+    assert command(*short_phones("stft_mag", tiny_corpus, labels, "-p", "run")).code == 0
     wav = next(tiny_corpus.parent.rglob("*.wav"))
     answer = command("run", "-m", "predict", "-e", "run", wav)
     (row,) = [json.loads(line) for line in answer.out.splitlines()]
@@ -103,7 +87,7 @@ def test_a_run_is_opened_from_any_folder_and_on_a_corpus_laid_out_otherwise(
         (tmp_path / f"{split}.txt").write_text("\n".join(step) + "\n")
     lists = ",,".join(f"data.{split}_list={split}.txt" for split in ("train", "dev", "test"))
     folder = tree.relative_to(tmp_path)
-    done = command("run", "-u", "fbank_no_cmvn", "-d", "speaker", "--data", folder, "-o", lists, *QUICK, "-n", "one")
+    done = command(*short_run("fbank_no_cmvn", "speaker", "--data", folder, "-o", lists, "-n", "one"))
     assert done.code == 0, done.err
     rows = [f"{file},{file.parent.parent.name},test" for file in tree.rglob("*.*") if file.stem in ids[:1]]
     (tmp_path / "other.csv").write_text("path,speaker,split\n" + "\n".join(rows) + "\n")
@@ -128,7 +112,7 @@ def test_a_flag_of_evaluation_is_not_ignored_in_training(
 
 
 def test_another_corpus_without_splits_is_scored_whole(command: Command, tiny_corpus: Path, tmp_path: Path) -> None:
-    assert command("run", "-u", "fbank_no_cmvn", "-d", "speaker", "--data", tiny_corpus, "-p", "run", *QUICK).code == 0
+    assert command(*short_run("fbank_no_cmvn", "speaker", "--data", tiny_corpus, "-p", "run")).code == 0
     rows = list(csv.DictReader(tiny_corpus.read_text().splitlines()))
     lines = [f"{row['path']},{row['speaker']}" for row in rows]
     (tiny_corpus.parent / "unsplit.csv").write_text("\n".join(["path,speaker", *lines]) + "\n")
@@ -142,20 +126,7 @@ def test_another_corpus_without_splits_is_scored_whole(command: Command, tiny_co
 def test_labels_of_other_classes_are_refused_in_evaluation(command: Command, tiny_corpus: Path) -> None:
     """The same numbers under other names would be scored as if they were the same phones."""
     labels = make_labels(tiny_corpus.parent)
-    line = (
-        "run",
-        "-u",
-        "mel",
-        "-d",
-        "phone",
-        "--data",
-        tiny_corpus,
-        "-o",
-        f"data.labels={labels}",
-        "-p",
-        "run",
-        *QUICK,
-    )
+    line = short_phones("mel", tiny_corpus, labels, "-p", "run")
     assert command(*line).code == 0
     names = (tiny_corpus.parent / "phone_classes.txt").read_text()
     (tiny_corpus.parent / "phone_classes.txt").write_text(names.replace("AA", "ZZ"))

@@ -10,29 +10,13 @@ import numpy as np
 import pytest
 import soundfile
 from corpora import make_labels, make_trials
-from task_runs import QUICK, Command, result_of
+from task_runs import QUICK, Command, result_of, short_phones, short_run
 from test_contract import PLUGIN
 
 
 def test_two_runs_of_one_command_give_the_same_bits(command: Command, tiny_corpus: Path) -> None:
     for place in ("one", "two"):
-        assert (
-            command(
-                "run",
-                "-u",
-                "mel",
-                "-d",
-                "phone",
-                "--data",
-                tiny_corpus,
-                "-o",
-                f"data.labels={make_labels(tiny_corpus.parent)}",
-                "-p",
-                place,
-                *QUICK,
-            ).code
-            == 0
-        )
+        assert command(*short_phones("mel", tiny_corpus, make_labels(tiny_corpus.parent), "-p", place)).code == 0
     for file in ("model.safetensors", "scores/test.jsonl", "scores/dev.jsonl"):
         assert Path("one", file).read_bytes() == Path("two", file).read_bytes()
     one, two = result_of(Path("one")), result_of(Path("two"))
@@ -43,18 +27,7 @@ def test_another_seed_gives_other_weights(command: Command, tiny_corpus: Path) -
     for seed in (1, 2):
         assert (
             command(
-                "run",
-                "-u",
-                "fbank_no_cmvn",
-                "-d",
-                "speaker",
-                "--data",
-                tiny_corpus,
-                "--seed",
-                seed,
-                "-p",
-                f"run{seed}",
-                *QUICK,
+                *short_run("fbank_no_cmvn", "speaker", "--data", tiny_corpus, "--seed", seed, "-p", f"run{seed}")
             ).code
             == 0
         )
@@ -62,7 +35,7 @@ def test_another_seed_gives_other_weights(command: Command, tiny_corpus: Path) -
 
 
 def test_the_same_command_again_prints_the_result_without_training(command: Command, tiny_corpus: Path) -> None:
-    line = ("run", "-u", "fbank_no_cmvn", "-d", "speaker", "--data", tiny_corpus, *QUICK)
+    line = short_run("fbank_no_cmvn", "speaker", "--data", tiny_corpus)
     first = command(*line)
     folders = list(Path("result/downstream").iterdir())
     before = {file: file.stat().st_mtime_ns for file in folders[0].rglob("*") if file.is_file()}
@@ -76,7 +49,7 @@ def test_the_same_command_again_prints_the_result_without_training(command: Comm
 
 
 def test_settings_of_the_front_end_reach_it_and_name_another_run(command: Command, tiny_corpus: Path) -> None:
-    line = ("run", "-u", "fbank", "-d", "speaker", "--data", tiny_corpus, *QUICK)
+    line = short_run("fbank", "speaker", "--data", tiny_corpus)
     assert command(*line).code == 0
     assert command(*line, "-o", "upstream.config.cmvn.use_cmvn=false").code == 0
     one, two = sorted(Path("result/downstream").iterdir())
@@ -100,7 +73,7 @@ def test_another_source_of_a_plugin_is_another_run(
 
 
 def test_a_run_that_starts_from_other_weights_is_another_run(command: Command, tiny_corpus: Path) -> None:
-    line = ("run", "-u", "fbank_no_cmvn", "-d", "speaker", "--data", tiny_corpus, *QUICK)
+    line = short_run("fbank_no_cmvn", "speaker", "--data", tiny_corpus)
     assert command(*line).code == 0
     first = next(Path("result/downstream").iterdir())
     assert command(*line, "-i", first).code == 0

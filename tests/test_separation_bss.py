@@ -120,24 +120,22 @@ def test_a_spectrum_leads_back_to_its_signal(size: int, hop: int, window: int | 
     assert stft.synthesise(spectra, 5000).shape == (2, 2, 5000)
 
 
-def test_pesq_is_that_of_its_package(shared: Path) -> None:
-    pytest.importorskip("pesq")
-    values, arrays = recorded(shared)
-    for number in range(3):
-        expected = values[f"pesq_stoi_{number}"]
-        clean, noisy = arrays[f"pq{number}_ref16k"], arrays[f"pq{number}_deg16k"]
-        assert pesq(clean, noisy, 16000, "wb").value == pytest.approx(expected["pesq_wb_16k"], abs=1e-3)
-        assert pesq(clean, noisy, 16000, "nb").value == pytest.approx(expected["pesq_nb_16k"], abs=1e-3)
+PERCEPTUAL = {
+    "pesq_wb_16k": ("pesq", 1e-3, lambda clean, noisy: pesq(clean, noisy, 16000, "wb")),
+    "pesq_nb_16k": ("pesq", 1e-3, lambda clean, noisy: pesq(clean, noisy, 16000, "nb")),
+    "stoi_16k": ("pystoi", 1e-5, lambda clean, noisy: stoi(clean, noisy, 16000)),
+    "estoi_16k": ("pystoi", 1e-5, lambda clean, noisy: stoi(clean, noisy, 16000, extended=True)),
+}
 
 
-def test_stoi_is_that_of_its_package(shared: Path) -> None:
-    pytest.importorskip("pystoi")
+@pytest.mark.parametrize("name", PERCEPTUAL)
+def test_perceptual_scores_are_those_of_their_packages(name: str, shared: Path) -> None:
+    package, tolerance, score = PERCEPTUAL[name]
+    pytest.importorskip(package)
     values, arrays = recorded(shared)
     for number in range(3):
-        expected = values[f"pesq_stoi_{number}"]
-        clean, noisy = arrays[f"pq{number}_ref16k"], arrays[f"pq{number}_deg16k"]
-        assert stoi(clean, noisy, 16000).value == pytest.approx(expected["stoi_16k"], abs=1e-5)
-        assert stoi(clean, noisy, 16000, extended=True).value == pytest.approx(expected["estoi_16k"], abs=1e-5)
+        found = score(arrays[f"pq{number}_ref16k"], arrays[f"pq{number}_deg16k"])
+        assert found.value == pytest.approx(values[f"pesq_stoi_{number}"][name], abs=tolerance)
 
 
 @pytest.mark.parametrize(

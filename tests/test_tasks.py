@@ -10,7 +10,7 @@ import pytest
 import soundfile
 import torch
 from corpora import CLASSES, make_corpus, make_labels, make_trials
-from task_runs import QUICK, Command, result_of
+from task_runs import Command, result_of, short_phones, short_run
 
 import headwater
 from headwater.audio import read
@@ -24,7 +24,7 @@ from headwater.train.task import Item, make_batch
 @pytest.mark.parametrize("layout", ["csv", "librispeech", "voxceleb", "kaldi", "folder", "split_folder"])
 def test_speaker_identification_from_every_layout(layout: str, command: Command, tmp_path: Path) -> None:
     data = make_corpus(tmp_path / "corpus", layout, speakers=3, utterances=5)
-    answer = command("run", "-u", "fbank_no_cmvn", "-d", "speaker", "--data", data, "-p", "run", *QUICK)
+    answer = command(*short_run("fbank_no_cmvn", "speaker", "--data", data, "-p", "run"))
     assert answer.code == 0, answer.err
     result = result_of(Path("run"))
     assert set(result["data"]["splits"]) == {"train", "dev", "test"}
@@ -45,7 +45,7 @@ def test_speaker_identification_from_every_layout(layout: str, command: Command,
     ],
 )
 def test_every_task_runs_on_the_demo(task: str, command: Command) -> None:
-    answer = command("run", "-u", "fbank_no_cmvn", "-d", task, "--limit", 24, "-p", "run", *QUICK)
+    answer = command(*short_run("fbank_no_cmvn", task, "--limit", 24, "-p", "run"))
     assert answer.code == 0, answer.err
     assert answer.out.strip().splitlines()[-1].startswith(("result", "WARNING"))
     metric = next(iter(result_of(Path("run"))["metrics"]["test"].values()))
@@ -59,23 +59,7 @@ def test_every_label_is_scored_exactly_once_whatever_the_stride(
     upstream: str, command: Command, tiny_corpus: Path
 ) -> None:
     labels = make_labels(tiny_corpus.parent)
-    assert (
-        command(
-            "run",
-            "-u",
-            upstream,
-            "-d",
-            "phone",
-            "--data",
-            tiny_corpus,
-            "-o",
-            f"data.labels={labels}",
-            "-p",
-            "run",
-            *QUICK,
-        ).code
-        == 0
-    )
+    assert command(*short_phones(upstream, tiny_corpus, labels, "-p", "run")).code == 0
     counts = {line.split()[0]: len(line.split()) - 1 for line in labels.read_text().splitlines()}
     for split in ("dev", "test"):
         for row in read_rows(Path(f"run/scores/{split}.jsonl")):
@@ -110,7 +94,7 @@ def test_labels_find_their_frame_by_time_not_by_index(command: Command, tmp_path
 
 
 def test_an_interval_with_chance_in_it_says_so_with_the_cause(command: Command) -> None:
-    answer = command("run", "-u", "fbank", "-d", "speaker", "-p", "run", *QUICK)
+    answer = command(*short_run("fbank", "speaker", "-p", "run"))
     last = answer.out.strip().splitlines()[-1]
     assert last.startswith("WARNING")
     assert "zero by construction" in last
@@ -159,19 +143,8 @@ def test_a_trial_list_alone_is_enough(command: Command, tmp_path: Path, tiny_cor
 
 def test_a_trained_embedding_verifies_and_is_scored_again(command: Command, tiny_corpus: Path) -> None:
     trials = make_trials(tiny_corpus.parent)
-    line = (
-        "run",
-        "-u",
-        "fbank_no_cmvn",
-        "-d",
-        "sv",
-        "--data",
-        tiny_corpus,
-        "-o",
-        f"data.trials={trials},,task.embedding=trained",
-        "-p",
-        "run",
-        *QUICK,
+    line = short_run(
+        "fbank_no_cmvn", "sv", "--data", tiny_corpus, "-o", f"data.trials={trials},,task.embedding=trained", "-p", "run"
     )
     answer = command(*line)
     assert answer.code == 0, answer.err
@@ -189,18 +162,7 @@ def test_classify_takes_any_column(command: Command, tmp_path: Path, tiny_corpus
         writer.writeheader()
         writer.writerows(rows)
     answer = command(
-        "run",
-        "-u",
-        "fbank_no_cmvn",
-        "-d",
-        "classify",
-        "--data",
-        tiny_corpus,
-        "-o",
-        "data.label_column=mood",
-        "-p",
-        "run",
-        *QUICK,
+        *short_run("fbank_no_cmvn", "classify", "--data", tiny_corpus, "-o", "data.label_column=mood", "-p", "run")
     )
     assert answer.code == 0, answer.err
     assert {row["label"] for row in read_rows(Path("run/scores/test.jsonl"))} == {"high", "low"}
@@ -214,9 +176,7 @@ def test_made_splits_of_classify_share_no_speaker(command: Command, tmp_path: Pa
         f"{row['path']},{row['speaker']},{'even' if speakers.index(row['speaker']) % 2 else 'odd'}" for row in rows
     ]
     (data.parent / "unsplit.csv").write_text("\n".join(["path,speaker,label", *lines]) + "\n")
-    answer = command(
-        "run", "-u", "fbank_no_cmvn", "-d", "classify", "--data", data.parent / "unsplit.csv", "-p", "run", *QUICK
-    )
+    answer = command(*short_run("fbank_no_cmvn", "classify", "--data", data.parent / "unsplit.csv", "-p", "run"))
     assert answer.code == 0, answer.err
     dev, test = ({row["speaker"] for row in read_rows(Path(f"run/scores/{split}.jsonl"))} for split in ("dev", "test"))
     assert dev and test and not dev & test
@@ -237,7 +197,7 @@ def test_chance_counts_what_accuracy_counts_on_the_data_that_is_scored(command: 
         return table
 
     data, other = write("data", {"anna": 0.4, "ben": 1.2}), write("other", {"anna": 0.4, "ben": 0.4})
-    done = command("run", "-u", "fbank_no_cmvn", "-d", "speaker_frame", "--data", data, *QUICK, "-n", "frames")
+    done = command(*short_run("fbank_no_cmvn", "speaker_frame", "--data", data, "-n", "frames"))
     assert done.code == 0, done.err
     # 0.4 s are 38 frames, 1.2 s are 118: always to say ben is right of 118 in 156.
     for split in ("dev", "test"):
@@ -267,10 +227,8 @@ def test_scoring_many_classes_takes_one_confusion_whatever_the_number_of_batches
 def test_bad_audio_is_skipped_only_where_asked_and_counted(command: Command, tiny_corpus: Path) -> None:
     broken = next(tiny_corpus.parent.rglob("*.wav"))
     broken.write_bytes(b"RIFF")
-    assert command("run", "-u", "fbank_no_cmvn", "-d", "speaker", "--data", tiny_corpus, "-p", "run", *QUICK).code == 3
+    assert command(*short_run("fbank_no_cmvn", "speaker", "--data", tiny_corpus, "-p", "run")).code == 3
     assert not Path("run").exists()
-    answer = command(
-        "run", "-u", "fbank_no_cmvn", "-d", "speaker", "--data", tiny_corpus, "--skip-bad-audio", "-p", "run", *QUICK
-    )
+    answer = command(*short_run("fbank_no_cmvn", "speaker", "--data", tiny_corpus, "--skip-bad-audio", "-p", "run"))
     assert answer.code == 0, answer.err
     assert [row["path"] for row in result_of(Path("run"))["data"]["skipped"]] == [str(broken)]

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from conftest import ROOT
 from corpora import make_labels
-from task_runs import QUICK, Command
+from task_runs import Command, short_run
 
 from headwater.results.files import read_rows
 
@@ -55,7 +55,7 @@ def test_a_dry_run_writes_nothing(command: Command, tiny_corpus: Path) -> None:
 
 def test_two_runs_make_a_table_and_a_comparison(command: Command, tiny_corpus: Path) -> None:
     for upstream in ("fbank_no_cmvn", "stft_mag"):
-        assert command("run", "-u", upstream, "-d", "speaker", "--data", tiny_corpus, "-p", upstream, *QUICK).code == 0
+        assert command(*short_run(upstream, "speaker", "--data", tiny_corpus, "-p", upstream)).code == 0
     table = command("table", "fbank_no_cmvn", "stft_mag")
     assert table.code == 0, table.err
     assert "fbank_no_cmvn" in table.out
@@ -76,10 +76,7 @@ def test_folds_pool_to_one_figure(command: Command, tiny_corpus: Path) -> None:
             for index, row in enumerate(rows):
                 turn = (index + 2 * fold) % 5
                 writer.writerow({**row, "split": "test" if turn in (0, 1) else "dev" if turn == 2 else "train"})
-        assert (
-            command("run", "-u", "fbank_no_cmvn", "-d", "speaker", "--data", table, "-p", f"run{fold}", *QUICK).code
-            == 0
-        )
+        assert command(*short_run("fbank_no_cmvn", "speaker", "--data", table, "-p", f"run{fold}")).code == 0
     rows_of = [read_rows(Path(f"run{fold}/scores/test.jsonl")) for fold in range(2)]
     answer = command("table", "--pool", "run0", "run1", "--format", "csv")
     assert answer.code == 0, answer.err
