@@ -1,6 +1,6 @@
 """Separation of real speech: oracles, Conv-TasNet with mixtures drawn anew, and SUPERB's head on features and pretrained models, on unseen speakers.
 
-    python bench/separating.py ../shared/data --out /tmp/separating [--systems psm stft_mag] [--steps 4000] [--seeds 1] [--only-table]
+    python bench/separating.py ../shared/data --out /tmp/separating [--systems psm stft_mag] [--steps 4000] [--seeds 1] [--plots DIR] [--only-table]
 
 Dev and test are those of `lists/librispeech_mix2.csv`. Its train has 16 speakers, so training draws its mixtures from the voices of `pretrain/pretrain.tsv`
 (train-clean-100, 233 speakers), none of which is in dev or test; `--list` trains on the list's own. Intervals are over both speakers of a mixture.
@@ -9,7 +9,6 @@ Runs that are finished are not run again, so several of these may share the work
 
 from __future__ import annotations
 
-import argparse
 import csv
 import io
 import random
@@ -18,16 +17,19 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from headwater.cli.run import main as run
-from headwater.cli.shell import guarded
+from common.tables import arguments, asked, finished, made, mine, spread
+
 from headwater.metrics import Mean, evaluate, paired_difference
 from headwater.metrics.rows import Row, Table
 from headwater.results.files import write_bytes
+from headwater.results.plots import interval_plot
 from headwater.results.table import load_result, read_scores
 
 LIST = "lists/librispeech_mix2.csv"
 VOICES, SUBSET = "pretrain/pretrain.tsv", "train-clean-100"
-MODELS = ("tera.demo", "hubert.demo", "wav2vec2.demo", "cpc.demo", "apc.demo")
+MODELS = (
+    "tera.demo", "mockingjay.demo", "audio_albert.demo", "hubert.demo", "wav2vec2.demo", "cpc.demo", "apc.demo", "npc.demo",
+)  # fmt: skip
 ORACLES = ("ibm", "irm", "wfm", "psm")
 SI_SDRI = Mean("si_sdri", "si_sdri", "dB", higher_is_better=True, chance=0.0)
 # Windows of 4 ms in place of 2: half the frames, so twice the steps in the time of two cores.
@@ -83,21 +85,25 @@ def place(out: Path, system: str, seed: int) -> Path:
 def scored(out: Path, system: str, seeds: Iterable[int]) -> list[dict[str, Any]] | None:
     """Rows of test, SI-SDRi the mean over seeds; None where a run is missing."""
     folders = [place(out, system, seed) for seed in seeds]
-    if not all((folder / "result.json").is_file() for folder in folders):
+    if not all(map(finished, folders)):
         return None
     runs: list[dict[str, Row]] = [{row["id"]: row for row in read_scores(folder, "test")} for folder in folders]
     return [{**row, "si_sdri": sum(one[name]["si_sdri"] for one in runs) / len(runs)} for name, row in runs[0].items()]
 
 
-def report(out: Path, names: Iterable[str], seeds: list[int]) -> None:
+def report(out: Path, names: Iterable[str], seeds: list[int], plots: Path | None) -> None:
     """SI-SDRi of each system, its spread over seeds and its course on dev; and what is gained over the first feature."""
     held = {name: rows for name in names if (rows := scored(out, name, seeds)) is not None}
-    width = max(map(len, held), default=0)
+    if not held:
+        return
+    width = max(map(len, held))
+    reached = {name: evaluate([SI_SDRI], rows)["si_sdri"] for name, rows in held.items()}
+    if plots is not None:
+        write_bytes(plots / "separating_si_sdri.svg", interval_plot(list(reached.items()), name="SI-SDRi"))
     print(f"SI-SDRi in dB on unseen speakers, mean over {len(seeds)} seed(s), 95 % interval over speakers")
-    for name, rows in held.items():
+    for name, metric in reached.items():
         each = [SI_SDRI.value(Table(scored(out, name, [seed]) or [])) for seed in seeds]
-        spread = f"   seeds {min(each):.2f} to {max(each):.2f}" if len(seeds) > 1 else ""
-        print(f"  {name:<{width}}  {evaluate([SI_SDRI], rows)['si_sdri'].brief()}{spread}")
+        print(f"  {name:<{width}}  {metric.brief()}{spread(each)}")
     for name, rows in held.items():
         if name not in ("stft_mag", *ORACLES) and "stft_mag" in held:
             print(f"  {name} - stft_mag: {paired_difference(SI_SDRI, rows, held['stft_mag']).brief()}")
@@ -113,34 +119,25 @@ def point(entry: dict[str, Any]) -> str:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("data", type=Path)
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--models", nargs="*", default=list(MODELS))
-    parser.add_argument("--systems", nargs="*", help="only these")
+    parser = arguments(__doc__, MODELS)
     parser.add_argument("--steps", type=int, default=4000)
     parser.add_argument("--list", action="store_true", help="train on the list's own mixtures, of 16 speakers")
     parser.add_argument("--seeds", type=int, default=1)
-    parser.add_argument("--part", default="0/1", metavar="I/N")
-    parser.add_argument("--only-table", action="store_true")
+    parser.add_argument("--plots", type=Path, help="a folder for a picture of the table")
     args = parser.parse_args()
-    rows = {name: line for name, line in systems(args.models).items() if not args.systems or name in args.systems}
+    rows = asked(systems(args.models), parser, args)
     seeds, every = list(range(1337, 1337 + args.seeds)), max(1, args.steps // 10)
     steps = (
         f"runner.total_steps={args.steps},,runner.eval_step={every},,runner.save_step={every},,batch.size=8,,"
         f"scheduler.name=linear,,data.root={args.data}"
     )
     source = args.data / LIST if args.list or args.only_table else mixtures(args.data, args.out)
-    part, parts = map(int, args.part.split("/"))
-    for number, (system, line) in enumerate(rows.items()):
-        if args.only_table or number % parts != part:
-            continue
+    for system, line in mine(rows, args):
         for seed in seeds:
-            path = place(args.out, system, seed)
-            words = [*line, "--data", str(source), "--seed", str(seed), "-p", str(path), "-o", steps]
-            if not (path / "result.json").is_file() and guarded(run, words):
+            words = [*line, "--data", str(source), "--seed", str(seed), "-o", steps]
+            if not made(place(args.out, system, seed), words):
                 return 1
-    report(args.out, list(rows), seeds)
+    report(args.out, list(rows), seeds, args.plots)
     return 0
 
 

@@ -15,9 +15,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from common.tables import finished, made, spread
 
-from headwater.cli.run import main as run
-from headwater.cli.shell import guarded
 from headwater.metrics.bootstrap import interval, resample
 from headwater.metrics.measures import Eer
 from headwater.metrics.rows import Row, Table
@@ -45,7 +44,7 @@ def row(folder: Path, seeds: Sequence[int]) -> str:
     mean = float(np.mean(values))
     found = interval(np.mean(drawn, axis=0), mean, tables[0].clusters, None)
     low, high = found.ci95 if found.ci95 is not None else (float("nan"), float("nan"))
-    return f"{mean:6.2f} [{low:5.2f}, {high:5.2f}]   seeds {min(values):.2f} to {max(values):.2f}"
+    return f"{mean:6.2f} [{low:5.2f}, {high:5.2f}]{spread(values)}"
 
 
 def main() -> int:
@@ -67,10 +66,9 @@ def main() -> int:
                 few = FEW if corpus == "clips" and task == "asv_spoof" else []
                 data = ["--data", str(args.data / "antispoof"), *few] if corpus == "clips" else []
                 line = ["-u", upstream, "-d", task, *data, "--seeds", str(args.seeds), "--seed", str(SEED)]
-                done = (folder / "result.json").is_file()
-                if not done and not args.only_table and guarded(run, [*line, "-p", str(folder)]):
+                if not args.only_table and not made(folder, line):
                     return 1
-                if (folder / "result.json").is_file():
+                if finished(folder):
                     lines.append(f"{corpus:<6}{task:<18}{upstream:<20}{row(folder, seeds)}")
     print(f"EER in %, mean over {args.seeds} seed(s), 95 % interval over speakers; chance 50")
     print("\n".join(lines))

@@ -17,8 +17,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from headwater.cli.run import main as run
-from headwater.cli.shell import guarded
+from common.tables import arguments, asked, finished, made, mine, spread
+
 from headwater.metrics import evaluate, paired_difference
 from headwater.metrics.measures import Ratio
 from headwater.metrics.rows import Row, Table
@@ -102,10 +102,10 @@ def answer(out: Path, system: str, selection: str, task: str, seeds: Iterable[in
 def scores(out: Path, system: str, selection: str, task: str, name: str, seed: int) -> Sequence[Row] | None:
     """The test rows of one selection and seed: of a run of its own, or of an arm of one."""
     own = place(out, system, task, f"{name}-{seed}")
-    folder = own if (own / "result.json").is_file() else place(out, system, task, name)
+    folder = own if finished(own) else place(out, system, task, name)
     if selection == "last" and task in SHORTENED:
         folder, selection = place(out, system, task, f"{name}-last"), ""
-    if not (folder / "result.json").is_file():
+    if not finished(folder):
         return None
     if selection == "last":
         selection = [row["selection"] for row in load_result(folder)["seeds"] if row["selection"] != "weighted_sum"][-1]
@@ -135,9 +135,8 @@ def report(out: Path, names: Iterable[str], seeds: list[int], args: argparse.Nam
         for row, found in held.items():
             system, asked = rows[row]
             values = [measure.value(Table(answer(out, system, asked, task, [seed]) or [])) for seed in seeds]
-            spread = f"   seeds {min(values):.2f} to {max(values):.2f}" if len(seeds) > 1 else ""
             print(
-                f"  {row:<{width}}  {evaluate([measure], found)['accuracy'].brief()}{spread}{_weights(out, system, asked, task)}"
+                f"  {row:<{width}}  {evaluate([measure], found)['accuracy'].brief()}{spread(values)}{_weights(out, system, asked, task)}"
             )
         for row, found in held.items():
             if row in FEATURES or "random" in row:
@@ -151,7 +150,7 @@ def report(out: Path, names: Iterable[str], seeds: list[int], args: argparse.Nam
 def _weights(out: Path, system: str, selection: str, task: str) -> str:
     """The learned layer weights of the first run."""
     folder = place(out, system, task, LISTS[task][0])
-    if selection or not (folder / "result.json").is_file():
+    if selection or not finished(folder):
         return ""
     upstream: Mapping[str, Any] = load_result(folder)["upstream"]
     weights = upstream.get("layer_weights")
@@ -159,30 +158,17 @@ def _weights(out: Path, system: str, selection: str, task: str) -> str:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("data", type=Path)
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--models", nargs="*", default=["tera.demo", "mockingjay.demo", "audio_albert.demo"])
-    parser.add_argument("--systems", nargs="*", help="only these")
+    parser = arguments(__doc__, ("tera.demo", "mockingjay.demo", "audio_albert.demo"))
     parser.add_argument("--tasks", nargs="*", default=list(LISTS), choices=list(LISTS))
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--sum", action="store_true", help="of the layers the learned sum alone")
     parser.add_argument("--fine_tune", action="store_true")
-    parser.add_argument("--part", default="0/1", metavar="I/N")
-    parser.add_argument("--only-table", action="store_true")
     args = parser.parse_args()
     out = args.out / ("fine_tuned" if args.fine_tune else "frozen")
-    rows = {
-        name: line
-        for name, line in systems(args.models, args.fine_tune).items()
-        if not args.systems or name in args.systems
-    }
-    part, parts = map(int, args.part.split("/"))
+    rows = asked(systems(args.models, args.fine_tune), parser, args)
     labels = f"data.labels={args.data / 'phones_librispeech' / 'aligned_phones_10ms.txt'}"
     seeds = list(range(SEED, SEED + args.seeds))
-    for number, (system, line) in enumerate(rows.items()):
-        if args.only_table or number % parts != part:
-            continue
+    for system, line in mine(rows, args):
         for task in args.tasks:
             for name in LISTS[task]:
                 data = [
@@ -191,10 +177,7 @@ def main() -> int:
                     *(["-o", labels] if "phone" in task else []),
                 ]
                 for folder, flags in runs_of(system, task, name, seeds, args).items():
-                    path = place(out, system, task, folder)
-                    if not (path / "result.json").is_file() and guarded(
-                        run, [*line, "-d", task, *data, *flags, "-p", str(path)]
-                    ):
+                    if not made(place(out, system, task, folder), [*line, "-d", task, *data, *flags]):
                         return 1
     report(out, list(rows), seeds, args)
     return 0

@@ -8,13 +8,12 @@ differences to mel, measure by measure. Runs that are finished are not run again
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from headwater.cli.run import main as run
-from headwater.cli.shell import guarded
+from common.tables import arguments, asked, finished, made, mine
+
 from headwater.errors import DataError
 from headwater.metrics import measure_from_json, paired_difference
 from headwater.results.files import write_bytes
@@ -39,9 +38,7 @@ def place(out: Path, system: str) -> Path:
 
 def report(out: Path, names: Sequence[str], plots: Path | None) -> None:
     """A block for each measure: all systems, then the differences to mel; a picture of each in the folder `plots`."""
-    found = {
-        name: load_metrics(place(out, name), "test") for name in names if (place(out, name) / "result.json").is_file()
-    }
+    found = {name: load_metrics(place(out, name), "test") for name in names if finished(place(out, name))}
     if not found:
         return
     width = max(map(len, found))
@@ -75,28 +72,18 @@ def report(out: Path, names: Sequence[str], plots: Path | None) -> None:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("data", type=Path)
-    parser.add_argument("--out", type=Path, required=True)
+    parser = arguments(__doc__, ("tera.demo", "mockingjay.demo", "audio_albert.demo"))
     parser.add_argument("--list", type=Path, help=f"CSV with splits (default: DATA/{LIST})")
-    parser.add_argument("--models", nargs="*", default=["tera.demo", "mockingjay.demo", "audio_albert.demo"])
-    parser.add_argument("--systems", nargs="*", help="only these")
     parser.add_argument("--plots", type=Path, help="a folder for a picture of each measure")
     parser.add_argument("--steps", type=int, help="of training; the task's own number when not given")
     parser.add_argument("--limit", type=int, help="utterances of each split, for trying out")
-    parser.add_argument("--part", default="0/1", metavar="I/N")
-    parser.add_argument("--only-table", action="store_true")
     args = parser.parse_args()
-    rows = {name: line for name, line in systems(args.models).items() if not args.systems or name in args.systems}
-    part, parts = map(int, args.part.split("/"))
+    rows = asked(systems(args.models), parser, args)
     steps = [] if args.steps is None else ["-o", f"runner.total_steps={args.steps}"]
     limit = [] if args.limit is None else ["-o", f"data.limit={args.limit}"]
-    for number_, (system, line) in enumerate(rows.items()):
-        path = place(args.out, system)
-        if args.only_table or number_ % parts != part or (path / "result.json").is_file():
-            continue
-        data = ["--data", str(args.list or args.data / LIST)]
-        if guarded(run, [*line, *data, *steps, *limit, "-p", str(path)]):
+    data = ["--data", str(args.list or args.data / LIST)]
+    for system, line in mine(rows, args):
+        if not made(place(args.out, system), [*line, *data, *steps, *limit]):
             return 1
     report(args.out, list(rows), args.plots)
     return 0

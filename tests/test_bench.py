@@ -168,6 +168,33 @@ def test_every_measurement_has_a_place_in_the_page_and_replaces_nothing_but_its_
     assert set(rows) | {"collect.py"} == set(PROGRAMS)
 
 
+def test_parts_of_a_table_are_all_its_rows_once_and_a_finished_run_is_not_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    program("separating")  # which imports it as it will be found there
+    tables = sys.modules["common.tables"]
+    parser = tables.arguments("", ["tera.demo"])
+    rows = {f"row{number}": ["-u", str(number)] for number in range(7)}
+    parts = [parser.parse_args(["DATA", "--out", "OUT", "--part", f"{part}/3"]) for part in range(3)]
+    assert sorted(row for args in parts for row in tables.mine(rows, args)) == sorted(rows.items())
+    assert tables.mine(rows, parser.parse_args(["DATA", "--out", "OUT", "--only-table"])) == []
+    some = parser.parse_args(["DATA", "--out", "OUT", "--systems", "row5", "row2"])
+    assert list(tables.asked(rows, parser, some)) == ["row2", "row5"]
+    for words, said in (
+        (["--part", "2/2"], "of two they are 0/2 and 1/2"),
+        (["--systems", "rwo1"], "no row rwo1, but"),
+    ):
+        with pytest.raises(SystemExit) as ended:
+            tables.asked(rows, parser, parser.parse_args(["DATA", "--out", "OUT", *words]))
+        assert ended.value.code == 2 and said in capsys.readouterr().err
+    called: list[list[str]] = []
+    monkeypatch.setattr(tables, "guarded", lambda _, words: called.append(words) or 3)
+    assert not tables.made(tmp_path, ["-u", "fbank"])
+    assert called == [["-u", "fbank", "-p", str(tmp_path)]]
+    (tmp_path / "result.json").write_text("{}")
+    assert tables.made(tmp_path, ["-u", "fbank"]) and len(called) == 1
+
+
 def test_where_s3prl_is_not_there_the_comparison_says_so_and_ends_well() -> None:
     vs = program("vs_s3prl")
     command = [sys.executable, vs.__file__, "--small", "--clips", "1", "--python", "/no/such/python"]
