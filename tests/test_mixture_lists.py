@@ -20,7 +20,7 @@ from headwater.data.measure import measure
 from headwater.data.mixtures import Mixture, Part
 from headwater.data.readers import read_corpus
 from headwater.errors import DataError
-from headwater.metrics.rows import Table
+from headwater.metrics.rows import Table, same_data
 from headwater.train.corpora import Reader
 
 
@@ -202,6 +202,23 @@ def test_mixing_from_metadata_gives_the_stored_mixtures_within_a_step_of_16_bits
     assert compared == 2
 
 
-def test_rows_of_mixtures_are_resampled_by_both_speakers() -> None:
-    rows = [{"id": str(n), "speaker1": f"s{n % 3}", "speaker2": f"s{(n + 1) % 3}", "x": n} for n in range(6)]
-    assert Table(rows).clusters == 3 and Table(rows).two_sided
+def test_rows_of_mixtures_are_resampled_by_all_their_speakers_whatever_their_order() -> None:
+    names = [["a", "b", "c"], ["b", "c", "d"], ["c", "a"], ["d", "e", "a"], ["b"], ["e", "d", "e"]]
+    drawn = np.random.default_rng(0).integers(0, 3, (50, 5))
+    # A speaker's place among the drawn is that in the order of names; who is named twice in a row counts once.
+    wanted = np.stack([np.prod([drawn[:, "abcde".index(name)] for name in {*row}], axis=0) for row in names], 1)
+    for turn in range(3):
+        turned = [row[turn % len(row) :] + row[: turn % len(row)] for row in names]
+        rows = [
+            {"id": str(n), "x": float(n), **{f"speaker{k}": name for k, name in enumerate(row, start=1)}}
+            for n, row in enumerate(turned)
+        ]
+        table = Table(rows)
+        assert table.clusters == 5 and table.two_sided
+        assert (table.weights()(drawn) == wanted).all()
+        assert (table.summed("x")(drawn) == wanted @ np.arange(6)).all()
+        some = table.select(np.array([1, 3, 5]))
+        assert some.clusters == 5 and (some.weights()(drawn) == wanted[:, [1, 3, 5]]).all()
+    other = [{**row, "speaker3": "f"} for row in rows]
+    with pytest.raises(DataError, match="speaker3"):
+        same_data(Table(rows), Table(other))

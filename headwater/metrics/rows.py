@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any
 
 import numpy as np
@@ -19,14 +20,15 @@ from headwater.metrics.trials import TrialRows
 Row = Mapping[str, Any]
 Weights = Callable[[NDArray[np.int64]], NDArray[np.int64]]
 
-DESCRIBING = ("speaker", "speaker1", "speaker2", "target", "label")  # what a row says of the data, not of the system
+Cluster = tuple[int, str]
 
 
 class Table:
     """N rows sorted by id, so that nothing computed from them depends on the order they came in.
 
-    `first` and `second` (N,) int64 are the clusters of each row; they differ only in trials of two speakers. A row of
-    no known speaker is a cluster of its own. Raises DataError when there are no rows, or an id is missing or repeated.
+    `sides`, two or more of (N,) int64, are the clusters of each row; they differ only in trials of two speakers and in
+    mixtures, and a row of fewer speakers than others names its first one again. A row of no known speaker is a cluster
+    of its own. Raises DataError when there are no rows, or an id is missing or repeated.
     """
 
     def __init__(self, rows: Iterable[Row]) -> None:
@@ -35,19 +37,31 @@ class Table:
         if not self.rows:
             raise DataError("There are no scored rows, so there is nothing to measure.")
         if isinstance(self.rows, TrialRows):
-            self.first, self.second, self.clusters = self.rows.clusters()
+            first, second, self.clusters = self.rows.clusters()
+            self.sides: tuple[NDArray[np.int64], ...] = (first, second)
             return
         for one, other in zip(self.ids, self.ids[1:]):
             if one == other:
                 raise DataError(
                     f"The id {one!r} is scored twice; every utterance or trial is scored once under its own id."
                 )
-        pairs = [_speakers(row) for row in self.rows]
-        index = {name: i for i, name in enumerate(sorted({name for pair in pairs for name in pair}))}
+        speakers = [_speakers(row) for row in self.rows]
+        index = {name: i for i, name in enumerate(sorted({name for names in speakers for name in names}))}
         self.clusters = len(index)
-        self.first, self.second = (
-            np.fromiter((index[pair[side]] for pair in pairs), dtype=np.int64, count=len(pairs)) for side in (0, 1)
+        self.sides = tuple(
+            np.fromiter((index[names[side if side < len(names) else 0]] for names in speakers), np.int64, len(speakers))
+            for side in range(max(2, max(map(len, speakers))))
         )
+
+    @property
+    def first(self) -> NDArray[np.int64]:
+        """The first cluster of each row."""
+        return self.sides[0]
+
+    @property
+    def second(self) -> NDArray[np.int64]:
+        """The second one, or again the first."""
+        return self.sides[1]
 
     @cached_property
     def ids(self) -> list[str]:
@@ -92,14 +106,20 @@ class Table:
     def weights(self) -> Weights:
         """From multiplicities (R, S) of clusters to those of rows (R, N).
 
-        A trial of speakers i and j occurs m_i m_j times. One of a single speaker (a target trial) occurs m_i times:
+        A trial of speakers i and j occurs m_i m_j times, and so does a mixture of i, j and more. One of a single speaker (a target trial) occurs m_i times:
         it was drawn with that speaker once, and m_i^2 would nearly triple the variance of the miss rate.
         """
-        first, second = self.first, self.second
         if not self.two_sided:
-            return lambda drawn: drawn[:, first]
-        single = first == second
-        return lambda drawn: drawn[:, first] * np.where(single, 1, drawn[:, second])
+            return lambda drawn: drawn[:, self.first]
+        again = [np.any([side == earlier for earlier in self.sides[:k]], axis=0) for k, side in enumerate(self.sides)]
+
+        def multiplied(drawn: NDArray[np.int64]) -> NDArray[np.int64]:
+            found = drawn[:, self.first]
+            for side, known in zip(self.sides[1:], again[1:], strict=True):
+                found = found * np.where(known, 1, drawn[:, side])
+            return found
+
+        return multiplied
 
     def summed(self, name: str | None) -> Statistic:
         """From multiplicities (R, S) to the sums (R,) of a column over each resample; of ones when `name` is None."""
@@ -118,8 +138,8 @@ class Table:
 
     @cached_property
     def two_sided(self) -> bool:
-        """Whether some rows are trials of two speakers."""
-        return not np.array_equal(self.first, self.second)
+        """Whether some rows are of two speakers, or more."""
+        return not all(np.array_equal(self.first, side) for side in self.sides[1:])
 
     def select(self, index: NDArray[np.int64]) -> Table:
         """What these rows (n,), at ascending places, are as a table of their own, without sorting and checking them once more."""
@@ -127,9 +147,9 @@ class Table:
         part._resampled = {}
         part.rows = [self.rows[place] for place in index.tolist()]
         # The order of clusters stays, so the same ones are drawn as if there had never been other rows.
-        present, numbers = np.unique(np.stack([self.first[index], self.second[index]]), return_inverse=True)
+        present, numbers = np.unique(np.stack([side[index] for side in self.sides]), return_inverse=True)
         part.clusters = len(present)
-        part.first, part.second = numbers.reshape(2, -1).astype(np.int64)
+        part.sides = tuple(numbers.reshape(len(self.sides), -1).astype(np.int64))
         return part
 
 
@@ -143,7 +163,8 @@ def same_data(a: Table, b: Table) -> None:
                 "needs both results on the same data."
             )
     for one, other in zip(a.rows, b.rows):
-        for key in DESCRIBING:
+        # What a row says of the data, not of the system.
+        for key in (*_speaker_keys(tuple(one)), "target", "label"):
             if key in one and key in other and one[key] != other[key]:
                 raise DataError(
                     f"Row {one['id']!r} has the {key} {one[key]!r} in the first result and {other[key]!r} in the "
@@ -158,12 +179,16 @@ def _id(row: Row) -> str:
     return name
 
 
-def _speakers(row: Row) -> tuple[tuple[int, str], tuple[int, str]]:
-    """The clusters of a row; speakers and unknown speakers (named by the row) are kept apart by their first item."""
-    known = [str(row[key]) for key in ("speaker", "speaker1", "speaker2") if row.get(key) not in (None, "")]
-    if not known:
-        return (1, row["id"]), (1, row["id"])
-    return (0, known[0]), (0, known[-1])
+def _speakers(row: Row) -> list[Cluster]:
+    """The clusters of a row, one or more; speakers and unknown speakers (named by the row) are kept apart by their first item."""
+    known = [str(row[key]) for key in _speaker_keys(tuple(row)) if row[key] not in (None, "")]
+    return [(0, name) for name in known] or [(1, row["id"])]
+
+
+@lru_cache(maxsize=64)
+def _speaker_keys(keys: tuple[str, ...]) -> list[str]:
+    """Those that name a speaker: `speaker`, or `speaker1`, `speaker2` and so on."""
+    return sorted(key for key in keys if re.fullmatch(r"speaker\d*", key))
 
 
 def _number(row: Row, name: str) -> float:
