@@ -137,6 +137,9 @@ def test_a_foreign_file_that_is_not_whole_or_not_fully_said_is_refused_by_name()
         convert(state, {})
     with pytest.raises(UsageError, match="no tensor of this file of asteroid says norm_type and mask_act"):
         convert(state, {"n_blocks": 3})
+    for name in ("stride", "encoder_activation", "mask_act"):
+        with pytest.raises(UsageError, match=f"no tensor of this file of asteroid says {name}; give it"):
+            convert(state, {key: value for key, value in config.items() if key != name})
     with pytest.raises(UsageError, match="n_filters was given as 13; its tensors say 12"):
         convert(state, {**config, "n_filters": 13})
     with pytest.raises(UsageError, match="'X' is no setting of asteroid"):
@@ -154,6 +157,41 @@ def test_a_foreign_file_that_is_not_whole_or_not_fully_said_is_refused_by_name()
         convert({**state, "masker.mask_net.0.weight": torch.tensor([torch.nan])}, config)
     with pytest.raises(DataError, match="no Conv-TasNet of kaituoxu, JusperLee"):
         convert({"weight": torch.ones(3)})
+
+
+@pytest.mark.parametrize("rate", [float("nan"), float("inf"), 8000.7, -8000, 0, True, "8000"])
+def test_a_sample_rate_that_is_none_is_refused(rate: Any) -> None:
+    config = BUNDLED["as_hop_not_half"]["config"]
+    with pytest.raises(DataError, match=r"sample_rate is .*; it is a whole number of Hz"):
+        convert(weights_of("as_hop_not_half"), {**config, "sample_rate": rate})
+    assert convert(weights_of("as_hop_not_half"), {**config, "sample_rate": 16000.0}).sample_rate == 16000
+    assert convert(weights_of("as_hop_not_half"), {**config, "sample_rate": None}).sample_rate is None
+
+
+def test_a_file_whose_few_tensors_ask_for_a_large_model_is_refused_before_there_is_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    state = weights_of("as_hop_not_half")
+    wide = {
+        "encoder.filterbank._filters": torch.ones(60000, 1, 20),
+        "masker.bottleneck.1.weight": torch.ones(60000, 1, 1),
+        "masker.TCN.0.shared_block.0.weight": torch.ones(60000, 1, 1),
+        "masker.mask_net.1.weight": torch.ones(120000, 1, 1),
+    }
+    made: list[torch.device] = []
+    built = ConvTasNet.__init__
+
+    def watched(self: ConvTasNet, *arguments: Any) -> None:
+        built(self, *arguments)
+        made.append(next(self.parameters()).device)
+
+    monkeypatch.setattr(ConvTasNet, "__init__", watched)
+    with pytest.raises(DataError, match="has the shape"):
+        convert(
+            {**state, **wide},
+            {**BUNDLED["as_hop_not_half"]["config"], "n_filters": 60000, "bn_chan": 60000, "hid_chan": 60000},
+        )
+    assert made == [torch.device("meta")]
 
 
 def test_asteroid_takes_channelwise_norms_where_causal_and_gln_are_asked_for() -> None:
@@ -194,6 +232,26 @@ def test_sizes_are_the_published_ones_but_for_what_is_never_used(
         parameters(**{**said, "Sc": 0}, **plain) + second,
         parameters(**said, speakers=3) + last,
     ) == counts
+
+
+def test_all_recorded_sizes_and_receptive_fields_are_ours(shared: Path) -> None:
+    recorded = json.loads((shared / "parity/separation/param_counts.json").read_text())["table"]
+    assert recorded
+    for row in recorded:
+        said = {key: row[key] for key in ("N", "L", "B", "H", "Sc", "P", "X", "R")}
+        last = said["H"] * said["B"] + said["B"]
+        second = said["X"] * said["R"] * (1 + 2 * said["H"])
+        plain = {"second_norm": False, "mask_prelu": False, "codec_bias": True}
+        ours = {
+            "asteroid_skip": parameters(**said) + last,
+            "asteroid_noskip": parameters(**{**said, "Sc": 0}),
+            "asteroid_skip_3src": parameters(**said, speakers=3) + last,
+            "kaituoxu_gLN": parameters(**{**said, "Sc": 0}, bias=False, mask_prelu=False),
+            "JusperLee_gln": parameters(**{**said, "Sc": 0}, **plain) + second,
+            "JusperLee_skip_gln (Sc=B always)": parameters(**{**said, "Sc": said["B"]}, **plain) + second + last,
+            "receptive_field_samples": Architecture(**said).receptive_field,
+        }
+        assert ours == {key: row[key] for key in ours}, said
 
 
 def test_sizes_of_torchaudio_and_of_deep_encoders_are_the_published_ones() -> None:

@@ -7,11 +7,13 @@ model, or is one that the project's code never uses, and is named in a note.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from pydantic import ValidationError
 from torch import Tensor
 
@@ -79,16 +81,28 @@ def convert(
     given = _given(project, settings or {}, beside or {})
     config, notes = _architecture(project, weights, given, where)
     config = config if padding is None else config.model_copy(update={"padding": padding})
-    model = ConvTasNet(config)
-    shapes = shapes_of(model)
+    # On no device: a few tensors can ask for any amount of memory, and all are compared before there is any.
+    with torch.device("meta"):
+        shapes = shapes_of(ConvTasNet(config))
     names, unused = project.names(shapes, config), project.unused(config)
     same_names(weights, {*names, *unused}, where)
     moved = {ours: project.fitted(weights[theirs], shapes[ours]) for theirs, ours in names.items()}
-    model.load_state_dict(
-        fitting_state(moved, shapes, where), strict=False
-    )  # BN counts batches, which files need not say
-    rate = next((int(given[key]) for key in _RATES if isinstance(given.get(key), int | float)), None)
-    return Foreign(model.eval(), project.name, (*notes, *_notes(config, unused)), rate)
+    fitting = fitting_state(moved, shapes, where)
+    model = ConvTasNet(config)
+    model.load_state_dict(fitting, strict=False)  # BN counts batches, which files need not say
+    return Foreign(model.eval(), project.name, (*notes, *_notes(config, unused)), _rate(given, where))
+
+
+def _rate(given: Mapping[str, Any], where: str) -> int | None:
+    """The sample rate that is said, in Hz."""
+    for key in _RATES:
+        value = given.get(key)
+        if value is None:
+            continue
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf or value % 1:
+            raise DataError(f"{where}: {key} is {value!r}; it is a whole number of Hz")
+        return int(value)
+    return None
 
 
 def _plain(state: Mapping[str, Any], where: str) -> dict[str, Tensor]:

@@ -187,6 +187,7 @@ class Asteroid(_Published):
         "encoder_activation": "encoder_activation",
         "sample_rate": "",
     }
+    needed: ClassVar[tuple[str, ...]] = (*Project.needed, "stride", "encoder_activation")
     words: ClassVar = {
         **Project.words,
         "encoder_activation": {None: "linear", "linear": "linear", "relu": "relu"},
