@@ -88,6 +88,7 @@ def test_folders_of_mixtures_are_read_with_who_speaks_in_them(
     ("header", "row", "said"),
     [
         ("path1,path2", ["a.wav", ""], r":2: 1 of 2 sources have a path"),
+        ("path1,path2,path3", ["a.wav", "b.wav", "a.wav"], r":2: one file is two of its sources"),
         ("path1,path2,gain1,gain2", ["a.wav", "b.wav", "1", "loud"], r":2: the gain 'loud' is no number"),
         ("path1,path2,split", ["a.wav", "b.wav", "tast"], r":2: 'tast' is not a split.*test"),
         ("path1,speaker1", ["a.wav", "x"], r":1: there are columns of 1 source"),

@@ -21,6 +21,7 @@ from headwater.separation.cumulative import CumulativeNorm
 from headwater.separation.depthwise import Depthwise
 from headwater.separation.foreign import Foreign, convert, load_foreign
 from headwater.separation.norms import build_norm
+from headwater.separation.projects import JusperLee
 from headwater.separation.settings import Architecture, ConvTasNetConfig
 from headwater.separation.streaming import StreamingConvTasNet
 from headwater.settings import validate
@@ -252,6 +253,16 @@ def test_all_recorded_sizes_and_receptive_fields_are_ours(shared: Path) -> None:
             "receptive_field_samples": Architecture(**said).receptive_field,
         }
         assert ours == {key: row[key] for key in ours}, said
+
+
+def test_the_network_of_the_notes_is_the_one_that_jusperlees_files_make() -> None:
+    from headwater.cli.run_settings import parser, settings_of
+
+    recipe = settings_of(parser().parse_args(["-d", "separation_convtasnet", "-v", "convtasnet-notes"]))[0]
+    ours = validate(ConvTasNetConfig, recipe["task"]["net"])
+    sizes = {"N": 512, "L": 40, "B": 128, "H": 256, "P": 3, "X": 7, "R": 2}
+    theirs = {**JusperLee().differs({"separation.0.0.norm_1.weight": torch.ones(256, 1)}, {}), "padding": "cut"}
+    assert ours == validate(ConvTasNetConfig, {**sizes, **theirs, "mask": "sigmoid"})
 
 
 def test_sizes_of_torchaudio_and_of_deep_encoders_are_the_published_ones() -> None:

@@ -7,6 +7,7 @@ import json
 import math
 import re
 from collections.abc import Callable
+from contextlib import ExitStack
 from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
@@ -179,7 +180,8 @@ def test_a_larger_file_of_answers_is_wider_not_longer(command: Command, tmp_path
     wav = torch.from_numpy(voice(0, 0, 8000)).float()
     soundfile.write(tmp_path / "in.wav", wav.numpy(), RATE, "PCM_16")
     soundfile.write(tmp_path / "wide.wav", wav.numpy(), RATE, "FLOAT")
-    row = Answers(tmp_path / "out", {"in": tmp_path / "in.wav"}).write({"id": "in", "source": [Signal(wav, RATE)]})
+    with Answers(tmp_path / "out", {"in": tmp_path / "in.wav"}) as answers:
+        row = answers.write({"id": "in", "source": [Signal(wav, RATE)]})
     sizes = [(tmp_path / name).stat().st_size for name in ("in.wav", "wide.wav", f"out/{row['source1']}")]
     assert sizes[1] / sizes[0] == pytest.approx(2, abs=0.01) and sizes[2] == sizes[0]
     assert len({soundfile.info(tmp_path / name).frames for name in ("in.wav", "wide.wav")}) == 1
@@ -190,8 +192,8 @@ def test_two_answers_never_share_a_file(tmp_path: Path) -> None:
 
     files = {name: tmp_path / f"{name}.wav" for name in ("a", "a-b")}
     wav = Signal(torch.zeros(80), RATE)
-    answers = Answers(tmp_path / "out", files)
-    rows = [answers.write({"id": "a", "b-c": wav}), answers.write({"id": "a-b", "c": wav})]
+    with Answers(tmp_path / "out", files) as answers:
+        rows = [answers.write({"id": "a", "b-c": wav}), answers.write({"id": "a-b", "c": wav})]
     assert rows[0]["b-c"] != rows[1]["c"] and len([*(tmp_path / "out").glob("*.wav")]) == 2
 
 
@@ -234,6 +236,28 @@ def test_a_stream_of_bytes_gives_what_the_file_gives(
     assert empty.code == 3 and "no samples came in" in empty.err
     both = command("run", "-m", "predict", "-e", "run", "--stream", "stdin", tmp_path / "mixed.wav")
     assert both.code == 2 and "has no part in it" in both.err
+
+
+def test_a_stream_says_what_is_closed_and_what_would_have_clipped(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    from headwater.cli.stream import stream, to_files
+
+    built, _ = task_of("separation_convtasnet", "task.net.causal=true", "task.net.norm=cumulative")
+    built.restore({})
+    parts: Any = SimpleNamespace(task=built, probe=SimpleNamespace(head=built.system), device=torch.device("cpu"))
+    with monkeypatch.context() as closed, pytest.raises(UsageError, match="standard output is closed"):
+        closed.setattr("sys.stdout", None)
+        stream(parts, "stdin", None)
+    with monkeypatch.context() as closed, pytest.raises(UsageError, match="standard input is closed"):
+        closed.setattr("sys.stdin", None)
+        stream(parts, "stdin", tmp_path)
+    capsys.readouterr()
+    with ExitStack() as stack:
+        to_files(tmp_path, RATE, stack)(np.array([[0.5, -1.5], [0.1, 0.2]], dtype=np.float32))
+    assert capsys.readouterr().err == (
+        f"note       {tmp_path}/source1.wav peaks at 1.5 times full scale: it is written as 32-bit float, unclipped\n"
+    )
 
 
 def test_a_stream_goes_to_standard_output_as_floats() -> None:
@@ -339,6 +363,10 @@ def test_consecutive_pieces_lose_no_sample(mixtures: Path) -> None:
         ("separation_convtasnet", "mix2", "task.superb.hidden=8", "superb is for the system superb"),
         ("separation_joint", "mix2", "task.net.causal=true,,task.net.norm=BN", "joint cannot be causal"),
         ("separation_convtasnet", "mix2", "task.segments=consecutive", "those of fixed mixtures"),
+        ("separation_convtasnet", "mix2", "task.net.speakers=1", "speakers is 2 or more"),
+        ("separation", "mix2", "task.superb.speakers=1", "speakers is 2 or more"),
+        ("separation_convtasnet", "mix2", "task.segment_seconds=1e-5", "segment_seconds 1e-05 is less than two samples"),
+        ("separation_convtasnet", "mix2", "task.segment_seconds=1e306", "task.segment_seconds.: .*less than or equal to 86400"),
     ],
 )  # fmt: skip
 def test_wrong_use_is_said_with_its_place(

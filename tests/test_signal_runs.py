@@ -225,6 +225,21 @@ def test_what_would_clip_is_written_as_float_and_said(command: Command, run: Cal
     assert soundfile.info("out/a-source1.wav").subtype == "FLOAT" and np.abs(wav).max() > 1
 
 
+def test_answers_of_several_files_are_all_there_or_none_is(command: Command, run: Callable[..., str]) -> None:
+    folder = run("task.window=0.1")
+    Path("in").mkdir()
+    soundfile.write("in/good.wav", np.full(400, 0.5), RATE)
+    soundfile.write("in/long.wav", np.where(np.arange(5000) == 4000, np.nan, 0.5), RATE, subtype="FLOAT")
+    predict = ("run", "-m", "predict", "-e", folder, "--out", "out")
+    assert command(*predict, "in").code == 3 and not Path("out").exists()
+    assert command(*predict, "in/good.wav").code == 0
+    before = {path.name: path.read_bytes() for path in Path("out").iterdir()}
+    assert set(before) == {"answers.jsonl", "good-source1.wav", "good-source2.wav"}
+    soundfile.write("in/good.wav", np.full(300, 0.25), RATE)
+    assert command(*predict, "in").code == 3
+    assert {path.name: path.read_bytes() for path in Path("out").iterdir()} == before
+
+
 def test_window_by_window_a_file_gets_the_answer_that_it_gets_whole(
     command: Command, run: Callable[..., str], mixtures: Path
 ) -> None:

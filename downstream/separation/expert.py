@@ -114,6 +114,8 @@ class Separation(Task):
             raise UsageError(
                 f"{path} is of sound at {rate} Hz, and task.rate is {self.config.rate}: -o task.rate={rate},,upstream.config.sample_rate={rate}"
             )
+        if self._foreign.model.config.speakers < 2:
+            raise UsageError(f"{path} gives one source, and of one speaker nothing can be separated")
         self.weights_sha256 = file.sha256
         self._adopt(self._foreign.model.config)
         self.notes += [f"Conv-TasNet of {self._foreign.project} with {file}", *self._foreign.notes]
@@ -204,11 +206,16 @@ class Separation(Task):
         mixture = item.utterance.mixture
         assert mixture is not None
         where = mixture.where or item.id
+        # Mixtures that are drawn are made of windows of files. In training such a window may be silent, as a piece of a listed mixture may be.
+        drawn = mixture.where is None
+        trained = drawn and item.utterance.split in (None, "train")
         for part, sound in zip(mixture.parts, parts, strict=True):
-            # A piece of a mixture may be silent; a whole file is not. All measures are of what is left without the mean.
-            if mixture.whole and not part.noise and bool((sound == sound[0]).all()):
+            # All measures are of what is left without the mean.
+            if mixture.whole and not trained and not part.noise and bool((sound == sound[0]).all()):
+                place = f" from {part.skip / self.config.rate:.3f} s on, for {len(sound) / self.config.rate:.3f} s"
                 raise DataError(
-                    f"{where}: {part.path} is {'constant' if bool(sound.any()) else 'silent'}, and nothing can be separated from silence; remove the mixture"
+                    f"{where}: {part.path} is {'constant' if bool(sound.any()) else 'silent'}{place * drawn}, and nothing can be separated from silence; "
+                    + ("trim or remove the file" if drawn else "remove the mixture")
                 )
         noisy = self.config.noise and not any(part.noise for part in mixture.parts)
         if mixture.stored and not noisy:
@@ -273,9 +280,11 @@ class Separation(Task):
                 self.system.estimates(output, batch), alone(batch.inputs["mixture"], batch), strict=True
             )
         ]
+        # How many there are is an answer only where it is asked.
+        counts = [{"speakers": len(sources)} if self.config.sources is None else {} for sources in found]
         return [
-            {"id": item.id, "speakers": len(sources), "source": [Signal(wav, rate) for wav in sources]}
-            for item, sources in zip(batch.items, found, strict=True)
+            {"id": item.id, **count, "source": [Signal(wav, rate) for wav in sources]}
+            for item, count, sources in zip(batch.items, counts, found, strict=True)
         ]
 
     def join(self, blocks: Iterator[Block], windows: Windows) -> Iterator[Mapping[str, Tensor]]:

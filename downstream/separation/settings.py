@@ -15,6 +15,7 @@ Kind = Literal["superb", "convtasnet", "joint", "oracle", "one_and_rest"]
 Loss = Literal["si_snr", "snr", "snr30", "sd_sdr", "sa_sdr", "mse"]
 
 BLIND = ("si_snr",)  # losses that leave the level of an answer open
+DAY = 86400.0
 
 # Which groups of settings a system reads.
 READS: dict[str, tuple[str, ...]] = {
@@ -82,16 +83,16 @@ class SeparationConfig(Section):
     segments: Literal["whole", "random", "consecutive"] = Field(
         "whole", description="what training sees: all of a mixture, a piece drawn anew each epoch, or all its pieces"
     )
-    segment_seconds: float = Field(4.0, gt=0)
+    segment_seconds: float = Field(4.0, gt=0, le=DAY)
     shortest_seconds: float = Field(
-        0.5, gt=0, description="of a consecutive piece; a shorter rest begins earlier instead"
+        0.5, gt=0, le=DAY, description="of a consecutive piece; a shorter rest begins earlier instead"
     )
 
     rescale: Literal["least_squares", "peak", "sum", "unchanged"] = Field(
         "least_squares", description="the level of answers, which most losses leave open"
     )
     window_seconds: float = Field(
-        20.0, gt=0, description="longer files are answered window by window, half a window apart"
+        20.0, gt=0, le=DAY, description="longer files are answered window by window, half a window apart"
     )
     quality: bool = Field(True, description="STOI and PESQ of tests, where their packages are installed")
 
@@ -122,8 +123,11 @@ class SeparationConfig(Section):
             raise ValueError("joint cannot be causal: the upstream's frames see what follows; use convtasnet")
         if self.weights is None and (self.weights_settings or self.fine_tune):
             raise ValueError("weights_settings and fine_tune are of a file of weights; name it with weights")
-        if round(self.window_seconds * self.rate) < 2:
-            raise ValueError(f"window_seconds {self.window_seconds:g} is less than two samples")
+        for name in ("window_seconds", "segment_seconds"):
+            if round(getattr(self, name) * self.rate) < 2:
+                raise ValueError(f"{name} {getattr(self, name):g} is less than two samples")
+        if self.sources == 1:
+            raise ValueError("of one speaker nothing can be separated: speakers is 2 or more")
         if self.dynamic and self.segments == "consecutive":
             raise ValueError("consecutive pieces are those of fixed mixtures; with dynamic take random or whole ones")
         if self.sources is not None and {*self.drawn} != {self.sources}:

@@ -80,6 +80,14 @@ class WavWriter:
         """Whether 16 bit could not hold it."""
         return self.peak > 1.0
 
+    def unclipped(self, path: Path) -> str | None:
+        """What a user must know of the file, which is called `path` for them, where it would have clipped."""
+        return (
+            f"{path} peaks at {self.peak:.3g} times full scale: it is written as 32-bit float, unclipped"
+            if self.clips
+            else None
+        )
+
     def _quantised(self) -> Path:
         import soundfile
 

@@ -42,6 +42,7 @@ def main(arguments: Sequence[str]) -> int:
     from headwater.data.corpus import Utterance
     from headwater.data.measure import measure
     from headwater.progress import progress
+    from headwater.results.files import all_or_none
     from headwater.results.names import safe, unique
     from headwater.train.predict import audio_files
     from headwater.vocoder.raw import F0, MEL, RATE, analysed, write_f0, write_mel
@@ -55,22 +56,10 @@ def main(arguments: Sequence[str]) -> int:
     if not args.force and (taken := next((file for file in there if file.exists()), None)) is not None:
         raise UsageError(f"{taken} is there already; choose another --out, or overwrite with --force")
     settings = given(n_fft=args.n_fft, tracker=args.tracker, floor_hz=args.floor_hz, ceiling_hz=args.ceiling_hz)
-    written: list[Path] = []
-    try:
+    with all_or_none(args.out) as place:
         for stem, (_, file) in zip(stems, progress(found, total=len(found), what="analyse", unit="file"), strict=True):
             mel, f0 = analysed(read(file, sample_rate=RATE, resample=args.resample), **settings)
-            for path, write, values in (
-                (args.out / f"{stem}{MEL}", write_mel, mel),
-                (args.out / f"{stem}{F0}", write_f0, f0),
-            ):
-                write(path, values)
-                written.append(path)
-    except BaseException:
-        # All or none: what is left of half a folder stands in the way of the next try.
-        for path in written:
-            path.unlink(missing_ok=True)
-        if written and not any(args.out.iterdir()):
-            args.out.rmdir()
-        raise
+            write_mel(place / f"{stem}{MEL}", mel)
+            write_f0(place / f"{stem}{F0}", f0)
     say(f"raw        {len(stems)} {MEL} and as many {F0} in {args.out}")
     return 0

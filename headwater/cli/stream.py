@@ -36,6 +36,10 @@ def stream(parts: Prepared, source: str, out: Path | None) -> int:
     for note in parts.task.notes:
         print(f"note       {note}", file=sys.stderr)
     size, taken = max(1, round(BLOCK_SECONDS * rate)), 0
+    if source == "stdin" and sys.stdin is None:
+        raise UsageError("standard input is closed, and the stream comes from there; pipe 16-bit PCM into it")
+    if out is None and sys.stdout is None:
+        raise UsageError("standard output is closed, and answers go there; give a folder for them with --out FOLDER")
     heard = microphone(rate, size) if source == "microphone" else pcm(sys.stdin.buffer, size)
     with ExitStack() as stack:
         sink = to_files(out, rate, stack) if out is not None else to_pipe(sys.stdout.buffer)
@@ -136,6 +140,13 @@ def to_files(folder: Path, rate: int, stack: ExitStack) -> Sink:
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"--out {folder}: is a file; answers to a stream go into a folder")
     writers: list[WavWriter] = []
+
+    def tell(kind: Any, error: Any, trace: Any) -> None:
+        for writer in writers if kind is None else ():
+            if said := writer.unclipped(writer.path):
+                print(f"note       {said}", file=sys.stderr)
+
+    stack.push(tell)
 
     def write(signals: np.ndarray) -> None:
         while len(writers) < len(signals):

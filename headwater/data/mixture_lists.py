@@ -145,6 +145,8 @@ def _row(
     if mixed and any(source.get("gain") for source in given):
         raise DataError(f"{where}: a mixture that is a file has sources as they are; leave the gains out")
     files = [base / source["path"] for source in given]
+    if len({*files}) < len(files):
+        raise DataError(f"{where}: one file is two of its sources; those of a mixture differ")
     name = cell("id") or (Path(mixed).stem if mixed else "_".join(file.stem for file in files))
     info = known.get(name, {})
     speakers = [

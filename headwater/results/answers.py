@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from headwater.audio.write import Signal, WavWriter
 from headwater.errors import HeadwaterError, UsageError
-from headwater.results.files import write_bytes
+from headwater.results.files import all_or_none, write_bytes
 from headwater.results.names import safe, unique
 
 if TYPE_CHECKING:
@@ -21,6 +21,8 @@ TABLE = "answers.jsonl"
 
 class Answers:
     """A folder of answers for some files: `STEM-NAME.wav` for each signal, STEM being the name of the file answered for, and `answers.jsonl`.
+
+    It is written inside a `with`, at whose end all of them are there, or none where something was raised.
 
     inputs: those files, by the id of their row. notes: sentences for the user, of what would have clipped.
 
@@ -35,6 +37,14 @@ class Answers:
             raise UsageError(f"--out {folder}: {here} lies there; give the answers a folder of their own")
         self.folder, self.notes = folder, list[str]()
         self._stems = dict(zip(inputs, unique(safe(file.stem) for file in inputs.values()), strict=True))
+
+    def __enter__(self) -> Answers:
+        self._files = all_or_none(self.folder)
+        self._place = self._files.__enter__()
+        return self
+
+    def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
+        self._files.__exit__(kind, error, trace)
 
     def write(self, row: Mapping[str, Any]) -> dict[str, Any]:
         """Write the signals of a row. Returns the row with the names of their files in their place."""
@@ -52,7 +62,7 @@ class Answers:
     ) -> dict[str, Any]:
         """Write signals of so many samples that come in stretches, at `rate` Hz. Returns the row, whose id is `name`.
 
-        Raises `HeadwaterError` where the stretches do not add up to that; then none of the files is there.
+        Raises `HeadwaterError` where the stretches do not add up to that.
         """
         writers: dict[str, WavWriter] = {}
         with ExitStack() as stack:
@@ -69,21 +79,18 @@ class Answers:
             self._note(writer)
         return {"id": name, **{key: writer.path.name for key, writer in writers.items()}}
 
-    def table(self, rows: Iterable[Mapping[str, Any]]) -> Path:
+    def table(self, rows: Iterable[Mapping[str, Any]]) -> None:
         """Write the rows; the names of files in them are relative to the folder."""
         lines = (json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows)
-        write_bytes(self.folder / TABLE, "".join(lines).encode())
-        return self.folder / TABLE
+        write_bytes(self._place / TABLE, "".join(lines).encode())
 
     def _note(self, writer: WavWriter) -> None:
-        if writer.clips:
-            self.notes.append(
-                f"{writer.path} peaks at {writer.peak:.3g} times full scale: it is written as 32-bit float, unclipped"
-            )
+        if said := writer.unclipped(self.folder / writer.path.name):
+            self.notes.append(said)
 
     def _path(self, name: str, key: str) -> Path:
         # The last dash parts stem and name, so that no two of them make one file.
-        return self.folder / f"{self._stems[name]}-{safe(key).replace('-', '_')}.wav"
+        return self._place / f"{self._stems[name]}-{safe(key).replace('-', '_')}.wav"
 
 
 def signals_of(row: Mapping[str, Any]) -> dict[str, Signal]:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable
-from contextlib import suppress
+import shutil
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from tempfile import mkdtemp
 from typing import TYPE_CHECKING, Any
 
 from headwater.errors import HeadwaterError
@@ -39,6 +41,30 @@ def write_chunks(path: Path, chunks: Iterable[bytes]) -> None:
         raise HeadwaterError(
             f"{path}: cannot be written ({error.strerror}); free some space or choose another place, then run the same command again"
         ) from None
+
+
+@contextmanager
+def all_or_none(folder: Path) -> Iterator[Path]:
+    """Where to write files that belong together: they move to `folder` at the end, over those of the same names. Where anything is raised, none does, and
+    nothing is left behind.
+
+    `HeadwaterError` where the folder cannot be written to.
+    """
+    new = not folder.exists()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        place = Path(mkdtemp(prefix=".", suffix=".tmp", dir=folder))
+    except OSError as error:
+        raise HeadwaterError(f"{folder}: cannot be written to ({error.strerror}); choose another place") from None
+    try:
+        yield place
+        for file in sorted(place.iterdir()):
+            os.replace(file, folder / file.name)
+    finally:
+        shutil.rmtree(place, ignore_errors=True)
+        if new:
+            with suppress(OSError):
+                folder.rmdir()  # which it refuses where anything is in it
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -16,6 +16,7 @@ from headwater.nn.lengths import mask
 from headwater.separation.losses import assign, chosen, gram, si_sdr
 
 TAPS = 512
+LIMIT = 100.0  # dB: improvements are of ratios up to this, as SI-SDR's are
 
 
 class BssEval(NamedTuple):
@@ -80,9 +81,10 @@ def si_snr_improvement(
 def sdr_improvement(
     estimates: Tensor, sources: Tensor, mixture: Tensor, lengths: Tensor | None = None, *, taps: int = TAPS
 ) -> Improvement:
-    """SDRi, in the order with the best mean SIR. NaN as in `bss_eval`."""
+    """SDRi, in the order with the best mean SIR; ratios end at -100 and 100 dB. NaN as in `bss_eval`."""
     found, before = bss_eval(estimates, sources, lengths, taps=taps), mixture_sdr(mixture, sources, lengths, taps=taps)
-    return Improvement(found.sdr - before, before, found.permutation)
+    own, before = (ratio.clamp(-LIMIT, LIMIT) for ratio in (found.sdr, before))
+    return Improvement(own - before, before, found.permutation)
 
 
 def _valid(x: Tensor, lengths: Tensor | None) -> Tensor:

@@ -33,7 +33,7 @@ class SuperbConfig(Section):
 
     speakers: int = Field(2, ge=1, le=6)
     n_fft: int = Field(512, ge=2, le=2**16, multiple_of=2)
-    win_length: int = Field(512, ge=2, le=2**16)
+    win_length: int = Field(512, ge=32, le=2**16)
     rnn: Literal["LSTM", "GRU"] = "LSTM"
     layers: int = Field(3, ge=1, le=100)
     hidden: int = Field(896, ge=1, le=10**5)

@@ -8,6 +8,7 @@ import json
 import sys
 from collections import deque
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -90,21 +91,22 @@ def predict(parts: Prepared, paths: Sequence[Path], answers: Path | None = None)
     plan = plan_evaluation(
         seconds_of(whole, rate), size=parts.config.batch.size, max_seconds=parts.config.batch.seconds
     )
-    for ready in parts.feed([[whole[index] for index in batch] for batch in plan]):
-        for row in answered(parts, ready):
-            rows[row["id"]] = folder.write(row) if folder is not None else row
-    for utterance in framed:
-        for row in answered(parts, of_frames(parts, utterance)):
-            rows[row["id"]] = folder.write(row) if folder is not None else row
-    for item in long:
-        assert folder is not None and windows is not None
-        stretches = task.join(blocks_of(parts, item, windows), windows)
-        rows[item.id] = folder.write_stretches(item.id, stretches, rate, item.num_samples)
-    ordered = [rows[utterance.id] for utterance in everything if utterance.id in rows]
-    if folder is not None:
-        folder.table(ordered)
-        for note in folder.notes:
-            print(f"note: {note}", file=sys.stderr)
+    with folder or nullcontext():
+        for ready in parts.feed([[whole[index] for index in batch] for batch in plan]):
+            for row in answered(parts, ready):
+                rows[row["id"]] = folder.write(row) if folder is not None else row
+        for utterance in framed:
+            for row in answered(parts, of_frames(parts, utterance)):
+                rows[row["id"]] = folder.write(row) if folder is not None else row
+        for item in long:
+            assert folder is not None and windows is not None
+            stretches = task.join(blocks_of(parts, item, windows), windows)
+            rows[item.id] = folder.write_stretches(item.id, stretches, rate, item.num_samples)
+        ordered = [rows[utterance.id] for utterance in everything if utterance.id in rows]
+        if folder is not None:
+            folder.table(ordered)
+    for note in folder.notes if folder is not None else ():
+        print(f"note: {note}", file=sys.stderr)
     return ordered
 
 
