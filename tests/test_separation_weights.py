@@ -141,3 +141,15 @@ def test_a_file_of_another_sample_rate_is_refused(
     case = "as_cgln_causal_skip_relu"
     found = command(*words("run", weights(case, tmp_path), case, "task.weights_settings.sample_rate=16000"))
     assert found.code == 2 and "is of sound at 16000 Hz, and task.rate is 8000" in found.err
+
+
+def test_a_file_that_gives_one_source_separates_nothing(
+    command: Command, words: Callable[..., list[str]], tmp_path: Path
+) -> None:
+    case = "as_cgln_causal_skip_relu"
+    file = weights(case, tmp_path)
+    state = load_file(file)
+    masks = {name: value[: len(value) // 2] for name, value in state.items() if name.startswith("masker.mask_net.1")}
+    save_file({**state, **masks}, file)
+    found = command(*words("run", file, case, "task.weights_settings.n_src=1"))
+    assert found.code == 2 and "gives one source, and of one speaker nothing can be separated" in found.err, found.err

@@ -238,6 +238,10 @@ def test_answers_of_several_files_are_all_there_or_none_is(command: Command, run
     soundfile.write("in/good.wav", np.full(300, 0.25), RATE)
     assert command(*predict, "in").code == 3
     assert {path.name: path.read_bytes() for path in Path("out").iterdir()} == before
+    Path("taken/good-source1.wav").mkdir(parents=True)
+    said = command(*predict[:-1], "taken", "in/good.wav")
+    assert said.code == 1 and "taken/good-source1.wav: cannot be written" in said.err
+    assert [path.name for path in Path("taken").iterdir()] == ["good-source1.wav"]
 
 
 def test_window_by_window_a_file_gets_the_answer_that_it_gets_whole(

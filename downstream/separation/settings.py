@@ -15,7 +15,7 @@ Kind = Literal["superb", "convtasnet", "joint", "oracle", "one_and_rest"]
 Loss = Literal["si_snr", "snr", "snr30", "sd_sdr", "sa_sdr", "mse"]
 
 BLIND = ("si_snr",)  # losses that leave the level of an answer open
-DAY = 86400.0
+DAY = 86400.0  # seconds
 
 # Which groups of settings a system reads.
 READS: dict[str, tuple[str, ...]] = {

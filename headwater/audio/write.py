@@ -40,17 +40,19 @@ class WavWriter:
     ...     writer.write(block)
     >>> writer.peak  # doctest: +SKIP
 
+    called: how messages name it, where it gets another place later.
+
     Raises `HeadwaterError` for samples that are NaN or infinite, and where the file cannot be written; there is no file then.
     """
 
-    def __init__(self, path: Path, sample_rate: int) -> None:
-        self.path, self.rate = path, sample_rate
+    def __init__(self, path: Path, sample_rate: int, called: Path | None = None) -> None:
+        self.path, self.rate, self.called = path, sample_rate, called or path
         self.peak, self.samples = 0.0, 0
         self._float = path.with_name(f".{path.name}.{os.getpid()}.tmp")
         self._pcm = path.with_name(f".{path.name}.{os.getpid()}.pcm.tmp")
 
     def __enter__(self) -> WavWriter:
-        with _told(self.path):
+        with _told(self.called):
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._file = self._open(self._float, "FLOAT")
         return self
@@ -58,15 +60,17 @@ class WavWriter:
     def write(self, block: np.ndarray) -> None:
         """Append samples (n,) float32."""
         if not np.isfinite(block).all():
-            raise HeadwaterError(f"{self.path}: the answer has samples that are NaN or infinite, so it is not written")
+            raise HeadwaterError(
+                f"{self.called}: the answer has samples that are NaN or infinite, so it is not written"
+            )
         self.peak = max(self.peak, float(np.abs(block).max(initial=0.0)))
         self.samples += len(block)
-        with _told(self.path):
+        with _told(self.called):
             self._file.write(block)
 
     def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
         try:
-            with _told(self.path):
+            with _told(self.called):
                 self._file.close()
                 if kind is None:
                     os.replace(self._float if self.clips else self._quantised(), self.path)
@@ -80,13 +84,12 @@ class WavWriter:
         """Whether 16 bit could not hold it."""
         return self.peak > 1.0
 
-    def unclipped(self, path: Path) -> str | None:
-        """What a user must know of the file, which is called `path` for them, where it would have clipped."""
-        return (
-            f"{path} peaks at {self.peak:.3g} times full scale: it is written as 32-bit float, unclipped"
-            if self.clips
-            else None
-        )
+    @property
+    def note(self) -> str | None:
+        """What a user must know of it, where 16 bit would have clipped."""
+        if not self.clips:
+            return None
+        return f"{self.called} peaks at {self.peak:.3g} times full scale: it is written as 32-bit float, unclipped"
 
     def _quantised(self) -> Path:
         import soundfile

@@ -143,8 +143,8 @@ def to_files(folder: Path, rate: int, stack: ExitStack) -> Sink:
 
     def tell(kind: Any, error: Any, trace: Any) -> None:
         for writer in writers if kind is None else ():
-            if said := writer.unclipped(writer.path):
-                print(f"note       {said}", file=sys.stderr)
+            if writer.note:
+                print(f"note       {writer.note}", file=sys.stderr)
 
     stack.push(tell)
 

@@ -50,10 +50,10 @@ class Answers:
         """Write the signals of a row. Returns the row with the names of their files in their place."""
         paths = {}
         for key, signal in signals_of(row).items():
-            paths[key] = self._path(row["id"], key)
-            with WavWriter(paths[key], signal.sample_rate) as writer:
+            with self._writer(row["id"], key, signal.sample_rate) as writer:
                 writer.write(signal.samples())
             self._note(writer)
+            paths[key] = writer.path
         rest = {key: value for key, value in row.items() if not signals_of({key: value})}
         return {**rest, **{key: path.name for key, path in paths.items()}}
 
@@ -69,7 +69,7 @@ class Answers:
             for stretch in stretches:
                 for key, signal in stretch.items():
                     if key not in writers:
-                        writers[key] = stack.enter_context(WavWriter(self._path(name, key), rate))
+                        writers[key] = stack.enter_context(self._writer(name, key, rate))
                     writers[key].write(Signal(signal, rate).samples())
             if wrong := [key for key, writer in writers.items() if writer.samples != samples]:
                 raise HeadwaterError(
@@ -85,12 +85,13 @@ class Answers:
         write_bytes(self._place / TABLE, "".join(lines).encode())
 
     def _note(self, writer: WavWriter) -> None:
-        if said := writer.unclipped(self.folder / writer.path.name):
-            self.notes.append(said)
+        if writer.note:
+            self.notes.append(writer.note)
 
-    def _path(self, name: str, key: str) -> Path:
+    def _writer(self, name: str, key: str, rate: int) -> WavWriter:
         # The last dash parts stem and name, so that no two of them make one file.
-        return self._place / f"{self._stems[name]}-{safe(key).replace('-', '_')}.wav"
+        file = f"{self._stems[name]}-{safe(key).replace('-', '_')}.wav"
+        return WavWriter(self._place / file, rate, self.folder / file)
 
 
 def signals_of(row: Mapping[str, Any]) -> dict[str, Signal]:

@@ -58,7 +58,10 @@ def all_or_none(folder: Path) -> Iterator[Path]:
         raise HeadwaterError(f"{folder}: cannot be written to ({error.strerror}); choose another place") from None
     try:
         yield place
-        for file in sorted(place.iterdir()):
+        files = sorted(place.iterdir())
+        if taken := next((file.name for file in files if (folder / file.name).is_dir()), None):
+            raise HeadwaterError(f"{folder / taken}: cannot be written, as it is a folder; choose another place")
+        for file in files:
             os.replace(file, folder / file.name)
     finally:
         shutil.rmtree(place, ignore_errors=True)
