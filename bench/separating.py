@@ -107,11 +107,13 @@ def report(out: Path, names: Iterable[str], seeds: list[int], plots: Path | None
     for name, rows in held.items():
         if name not in ("stft_mag", *ORACLES) and "stft_mag" in held:
             print(f"  {name} - stft_mag: {paired_difference(SI_SDRI, rows, held['stft_mag']).brief()}")
-    print("\nSI-SDRi on dev by step")
-    for name in held:
-        history = [entry for entry in load_result(place(out, name, seeds[0]))["history"] if "dev" in entry]
-        if history:
-            print(f"  {name:<{width}}  {'  '.join(map(point, history))}")
+    histories = {name: load_result(place(out, name, seeds[0]))["history"] for name in held if name not in ORACLES}
+    print("\nSI-SDRi on dev by step, and the loss of training over its last tenth")
+    for name, history in histories.items():
+        losses = [entry["loss"] for entry in history if "loss" in entry]
+        last = losses[-max(1, len(losses) // 10) :]
+        course = "  ".join(point(entry) for entry in history if "dev" in entry)
+        print(f"  {name:<{width}}  {course}  loss {sum(last) / len(last):.2f}")
 
 
 def point(entry: dict[str, Any]) -> str:
