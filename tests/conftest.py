@@ -45,6 +45,14 @@ def feature_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(autouse=True)
+def drawn_from_a_seed() -> None:
+    """What a test draws from torch's one global generator depends on no test before it."""
+    import torch
+
+    torch.manual_seed(0)
+
+
 @pytest.fixture(scope="session")
 def demo_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A cache with the demo corpus in it, made once for all test processes."""
